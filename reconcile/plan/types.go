@@ -1,0 +1,154 @@
+package plan
+
+import (
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// Input is everything that a decision depends on. Compute reads nothing else: no clock, no disk, no kernel.
+type Input struct {
+	// Desired is what the commit in question asks of this node.
+	Desired manifest.Set
+	// Accepted is the set in force so far, which the guards compare Desired with; nil before the first one.
+	Accepted *manifest.Set
+	// Observed is what Runtime.List said.
+	Observed []runtime.Status
+	// History is what failed before and when, by name. Absent: nothing did.
+	History map[manifest.Name]History
+	// InFlight are the steps being carried out now.
+	InFlight map[manifest.Name]InFlight
+	// ImageDigests are the digests that references were last resolved to in their registries, for PullAlways.
+	ImageDigests map[string]string
+	// SecretDigests identify the present content of each Secret's directory (keyed, so that they tell nothing).
+	SecretDigests map[string]string
+	// Facts are what this server is; Policy is what its administrator allows.
+	Facts  Facts
+	Policy Policy
+	// Approved are the commits that somebody let through on this node.
+	Approved map[string]bool
+	// Ancestry says how Desired.Revision follows the last applied commit.
+	Ancestry Ancestry
+	// KeptNode is the node name kept at first start; empty before.
+	KeptNode string
+	// Now is the present time.
+	Now time.Time
+}
+
+// Ancestry says how a commit relates to the one that was applied last.
+type Ancestry string
+
+// The relations.
+const (
+	AncestryForward Ancestry = ""          // the same, a descendant, or the first
+	AncestryMoved   Ancestry = "moved"     // not a descendant: the branch was moved
+	AncestryUnknown Ancestry = "unrelated" // the last applied commit is not in the repository
+)
+
+// Facts are what the server is.
+type Facts struct {
+	Architecture string // in the words of OCI, such as amd64
+	Variant      string
+	Kernel       string // such as 6.1.0-28-cloud-amd64
+}
+
+// Policy is what the administrator of this server allows.
+type Policy struct {
+	// MaxRemove is the share of this node's containers, in percent, that one commit may remove without approval.
+	MaxRemove       int
+	AllowCapture    []string // path prefixes
+	AllowHostPath   []string // path prefixes
+	AllowSecretPath []string // path prefixes
+	AllowPrivileged bool
+}
+
+// History is what is remembered of a name between plans: failures of steps, crashes, and restarts.
+type History struct {
+	// Digest is of the workload that failed; a History of another digest gates nothing.
+	Digest string `json:"digest,omitempty"`
+	// Failures counts failed steps in a row; LastFailure is when the last one failed, Error why, Reason in one word.
+	Failures    int       `json:"failures,omitempty"`
+	LastFailure time.Time `json:"lastFailure,omitzero"`
+	Error       string    `json:"error,omitempty"`
+	Hint        string    `json:"hint,omitempty"`
+	Reason      string    `json:"reason,omitempty"`
+	Permanent   bool      `json:"permanent,omitempty"`
+	// NextTry is when a failed step may be tried again. Zero with Permanent: when the digest changes, or on retry.
+	NextTry time.Time `json:"nextTry,omitzero"`
+	// Crashes counts exits in a row without a long run between them: it sets the delay of the next restart.
+	Crashes int `json:"crashes,omitempty"`
+	// Restart asks for one restart at the next chance (the restart verb).
+	Restart bool `json:"restart,omitempty"`
+}
+
+// InFlight is a step that is being carried out.
+type InFlight struct {
+	Op     Op
+	Digest string // of the workload it brings about; empty for a removal
+}
+
+// Op is what a Step does.
+type Op string
+
+// The operations.
+const (
+	OpCreate  Op = "create"  // nothing of the name is here: prepare, create, start
+	OpReplace Op = "replace" // prepare the new, stop and remove the old, create and start the new
+	OpUpdate  Op = "update"  // Runtime.Update: the process is not touched
+	OpRestart Op = "restart" // start again what exited, or stop and start
+	OpRemove  Op = "remove"  // stop and remove
+)
+
+// Plan is what to do now. An empty one means that what should run does.
+type Plan struct {
+	Revision manifest.Revision `json:"revision"`
+	// ID identifies the plan by its content: equal plans have equal IDs.
+	ID string `json:"id"`
+	// Blocked is why the desired set may not be applied; Steps then keep the accepted set alive.
+	Blocked *Block `json:"blocked"`
+	// Steps in the order they should be shown and begun; Step.After says what they really wait for.
+	Steps []Step `json:"steps"`
+	// Held are names that are not as they should be, with nothing to do for them now.
+	Held []Hold `json:"held,omitempty"`
+	// Wake is when to plan again though nothing happens; zero: no need.
+	Wake time.Time `json:"wake,omitzero"`
+}
+
+// Block is a guard that said no.
+type Block struct {
+	Reason  string `json:"reason"`  // UnknownNode, Emptying, MovedBranch, NodeRenamed
+	Message string `json:"message"` // what would happen, and what to do to let it
+}
+
+// Step is one thing to do for one name.
+type Step struct {
+	Op   Op            `json:"op"`
+	Name manifest.Name `json:"name"`
+	// Workload is what is desired; zero for a removal. Spec is what it lowers to.
+	Workload manifest.Workload `json:"-"`
+	Spec     runtime.Spec      `json:"-"`
+	// ID is the container that an update or restart is for.
+	ID runtime.ID `json:"-"`
+	// Remove are the containers that go, with the grace period each is given.
+	Remove  []Removal         `json:"-"`
+	Reason  string            `json:"reason"` // for people: "image changed: web:1.4 -> web:1.5"
+	Changes []manifest.Change `json:"changes,omitempty"`
+	// After are names whose steps must be done before this one may begin (preparation may begin at once).
+	After []manifest.Name `json:"after,omitempty"`
+}
+
+// Removal is a container that a step takes away.
+type Removal struct {
+	ID    runtime.ID
+	Grace time.Duration
+}
+
+// Hold is a name that is not as it should be and why nothing is done for it now.
+type Hold struct {
+	Name    manifest.Name `json:"name"`
+	Reason  string        `json:"reason"` // CrashLoopBackOff, ImagePullBackOff, DependencyNotReady, NotAllowed, …
+	Message string        `json:"message"`
+	// Until is when it is tried again; zero: when something changes.
+	Until time.Time `json:"until,omitzero"`
+}

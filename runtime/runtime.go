@@ -1,0 +1,289 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"io/fs"
+	"time"
+)
+
+// Runtime makes, runs and removes the containers of one instance. All methods may be called concurrently; calls for
+// the same container are serialised by the implementation. Every error is an *Error.
+type Runtime interface {
+	// List returns every container of this instance, adopted ones included, sorted by name, then by creation.
+	// It is the truth; everything else is a hint.
+	List(ctx context.Context) ([]Status, error)
+	// Prepare brings everything that spec needs to this server (pull, unpack, capture) and checks it: the image's
+	// platform, that the command and the user exist in it, that volumes and host paths may be used.
+	// Nothing visible changes. It is idempotent, and cheap where everything is here already.
+	Prepare(ctx context.Context, spec Spec, in Inputs) (Prepared, error)
+	// Create makes a container from a prepared spec without starting it, beside any other of the same name.
+	Create(ctx context.Context, spec Spec) (ID, error)
+	// Start starts a created or exited container with a fresh writable layer. On a running one it does nothing.
+	Start(ctx context.Context, id ID) error
+	// Update makes spec the container's spec without touching its process: resource limits are applied to what
+	// runs, the rest is recorded. The caller has made sure that nothing in spec needs a new process.
+	Update(ctx context.Context, id ID, spec Spec) error
+	// Stop sends the stop signal and, after grace, SIGKILL. It returns when the container has exited, also when it
+	// already had. A grace of zero or less kills at once.
+	Stop(ctx context.Context, id ID, grace time.Duration) error
+	// Remove takes away a container and everything made for it, killing what still runs. Volumes stay.
+	// Removing what is not there does nothing.
+	Remove(ctx context.Context, id ID) error
+	// Watch returns a channel of hints that something changed, closed when ctx ends. Hints may be dropped or repeated.
+	Watch(ctx context.Context) (<-chan Event, error)
+}
+
+// ID identifies one container. It is unique for ever and safe as a file name.
+type ID string
+
+// Name is namespace/name: what a container is called by its users. Several containers may share one during an update.
+type Name struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// String returns "namespace/name".
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Inputs are what Prepare may need besides the spec.
+type Inputs struct {
+	// Tree holds the files of the commit, for images that come from the repository. Nil where no commit is at hand:
+	// then such an image must be in the store already.
+	Tree fs.FS
+	// Progress, if not nil, is told of the work. It is called from several goroutines and must not block.
+	Progress func(Progress)
+}
+
+// Progress is how far a piece of work is.
+type Progress struct {
+	Name        Name
+	What        string // such as "pull registry.example.com/web:1.4"
+	Done, Total int64  // bytes; Total is 0 while unknown
+}
+
+// Prepared is what Prepare found out.
+type Prepared struct {
+	ImageDigest string   // "sha256:…" of the image's manifest, or of the captured content
+	Warnings    []string // such as ignored VOLUMEs
+}
+
+// State is where a container is in its life.
+type State string
+
+// The states a runtime reports.
+const (
+	StateCreated  State = "Created"
+	StateRunning  State = "Running"
+	StateExited   State = "Exited"
+	StateRemoving State = "Removing" // Remove was called and has not finished: call it again
+)
+
+// Status is one container as it is.
+type Status struct {
+	ID        ID        `json:"id"`
+	Spec      Spec      `json:"spec"` // as given to Create or the last Update
+	State     State     `json:"state"`
+	CreatedAt time.Time `json:"createdAt"`
+
+	// Pid is the host's pid of process 1 inside while Running, else 0.
+	Pid        int       `json:"pid"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	// Ran is how long the present or last start has run, by a clock that no time step moves.
+	Ran time.Duration `json:"ran"`
+	// Starts counts how often the container was started; restarts are one less.
+	Starts int `json:"starts"`
+	// ExitCode of the last run, 128 + signal for a signal. Nil while running, and where it could not be known.
+	ExitCode  *int `json:"exitCode"`
+	OOMKilled bool `json:"oomKilled"`
+	// Stopped is true where the last exit was asked for with Stop.
+	Stopped bool `json:"stopped,omitempty"`
+	// Reason and Message say why a container is as it is, where the runtime knows: ReasonStartFailed with the error
+	// of the last start, ReasonSupervisorLost for an exit that nobody saw.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+
+	ImageDigest string   `json:"imageDigest,omitempty"`
+	Hostname    string   `json:"hostname"`
+	IP          string   `json:"ip,omitempty"`
+	MAC         string   `json:"mac,omitempty"`
+	Warnings    []string `json:"warnings,omitempty"` // what the host could not do and the container runs without
+}
+
+// Reasons that a runtime gives in Status.Reason.
+const (
+	ReasonStartFailed    = "CreateContainerError"
+	ReasonSupervisorLost = "SupervisorLost"
+)
+
+// EventType says what an Event is about.
+type EventType string
+
+// The types of event.
+const (
+	EventStarted EventType = "started"
+	EventExited  EventType = "exited"
+	EventRemoved EventType = "removed"
+	EventLost    EventType = "lost" // hints were dropped or the supervisor is gone: List again
+)
+
+// Event is a hint that a container changed.
+type Event struct {
+	Type EventType `json:"type"`
+	ID   ID        `json:"id,omitempty"`
+	Name Name      `json:"name,omitzero"`
+	Time time.Time `json:"time"`
+}
+
+// Spec is everything a runtime must know to make and run a container: lowered from a manifest, complete, without
+// references to anything but the image, host paths and volumes. It is a value and is kept as JSON.
+type Spec struct {
+	Name Name `json:"name"`
+	// Origin is what the spec was lowered from. A runtime keeps it and gives it back; it never looks inside.
+	Origin json.RawMessage `json:"origin,omitempty"`
+	// OriginDigest identifies Origin. Revision is the commit it came from.
+	OriginDigest string `json:"originDigest,omitempty"`
+	Revision     string `json:"revision,omitempty"`
+
+	Image    *Image    `json:"image,omitempty"`    // exactly one of Image
+	Capture  []Path    `json:"capture,omitempty"`  // and Capture
+	Platform *Platform `json:"platform,omitempty"` // nil: this server's
+
+	Command    []string `json:"command,omitempty"` // replaces ENTRYPOINT and drops CMD
+	Args       []string `json:"args,omitempty"`    // replaces CMD
+	WorkingDir string   `json:"workingDir,omitempty"`
+	Env        []EnvVar `json:"env,omitempty"` // sorted by name; $(VAR) already expanded
+	Hostname   string   `json:"hostname"`
+	Init       bool     `json:"init,omitempty"`
+
+	Network Network   `json:"network"`
+	Limits  Resources `json:"limits"`
+	Logs    Logs      `json:"logs"`
+	Mounts  []Mount   `json:"mounts,omitempty"`
+	ShmSize int64     `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+
+	StopSignal string        `json:"stopSignal,omitempty"` // such as SIGTERM; empty: the image's, else SIGTERM
+	StopGrace  time.Duration `json:"stopGrace"`
+
+	Security Security `json:"security"`
+}
+
+// Image says where a root file system comes from.
+type Image struct {
+	// Ref is a registry reference, or "oci:PATH[:TAG]", "oci-archive:PATH", "docker-archive:PATH" with PATH relative
+	// to the root of Inputs.Tree.
+	Ref string `json:"ref"`
+	// Digest pins what Ref means ("sha256:…", of the platform's manifest); empty: what Prepare resolves.
+	Digest     string     `json:"digest,omitempty"`
+	PullPolicy PullPolicy `json:"pullPolicy"`
+}
+
+// PullPolicy says when a reference is looked up in its registry.
+type PullPolicy string
+
+// The pull policies. The caller decides how often PullAlways looks; a runtime looks in every Prepare.
+const (
+	PullAlways       PullPolicy = "Always"
+	PullIfNotPresent PullPolicy = "IfNotPresent"
+	PullNever        PullPolicy = "Never"
+)
+
+// Path is one file or directory of this server that is captured.
+type Path struct {
+	From string `json:"from"` // absolute, on the server
+	To   string `json:"to"`   // absolute, inside
+}
+
+// Platform is what an image must be made for, in the words of OCI.
+type Platform struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant,omitempty"`
+}
+
+// EnvVar is one variable: a value, or a key of a secret on this server, read at each start.
+type EnvVar struct {
+	Name   string     `json:"name"`
+	Value  string     `json:"value,omitempty"`
+	Secret *SecretKey `json:"secret,omitempty"`
+}
+
+// SecretKey names a file of a secret's directory on this server.
+type SecretKey struct {
+	Directory string `json:"directory"`
+	Key       string `json:"key"`
+}
+
+// Network is how a container reaches the world.
+type Network string
+
+// The networks so far.
+const (
+	NetworkNone Network = "none" // a private network namespace with loopback up
+	NetworkHost Network = "host" // the server's network namespace
+)
+
+// Resources are limits; zero means none.
+type Resources struct {
+	CPUMillis int64 `json:"cpuMillis,omitempty"` // thousandths of a core
+	Memory    int64 `json:"memory,omitempty"`    // bytes, without swap
+	Pids      int64 `json:"pids,omitempty"`
+}
+
+// Logs bounds a container's kept output.
+type Logs struct {
+	MaxSize  int64 `json:"maxSize"` // bytes a file
+	MaxFiles int   `json:"maxFiles"`
+}
+
+// Mount is one path inside with something else than the image's files. Exactly one of the pointers and Tmpfs is set.
+type Mount struct {
+	Path     string  `json:"path"`
+	ReadOnly bool    `json:"readOnly,omitempty"`
+	Volume   *Volume `json:"volume,omitempty"`
+	Files    *Files  `json:"files,omitempty"`
+	Secret   *Secret `json:"secret,omitempty"`
+	HostPath string  `json:"hostPath,omitempty"`
+	Tmpfs    *Tmpfs  `json:"tmpfs,omitempty"`
+}
+
+// Volume is a named directory that outlives its container. Names are unique within a namespace on a node.
+type Volume struct {
+	Name string `json:"name"`
+	// Shared lets several containers have it; without, it belongs to the first container name that used it.
+	Shared bool `json:"shared,omitempty"`
+}
+
+// Files is content that came with the spec: a directory of files or, with Key, that one file at the mount's path.
+type Files struct {
+	Name    string            `json:"name"` // of the Config, for messages
+	Key     string            `json:"key,omitempty"`
+	Mode    fs.FileMode       `json:"mode"`
+	Content map[string][]byte `json:"content"`
+}
+
+// Secret is a directory of this server whose files are copied to memory at each start, or one file of it.
+type Secret struct {
+	Name      string      `json:"name"` // for messages
+	Directory string      `json:"directory"`
+	Key       string      `json:"key,omitempty"`
+	Mode      fs.FileMode `json:"mode"`
+}
+
+// Tmpfs is a file system in memory.
+type Tmpfs struct {
+	Size int64 `json:"size"` // bytes
+}
+
+// Security is who a container's processes are and what they may do.
+type Security struct {
+	User                     *int64   `json:"user,omitempty"`  // nil: the image's
+	Group                    *int64   `json:"group,omitempty"` // nil: the image's
+	SupplementalGroups       []int64  `json:"supplementalGroups,omitempty"`
+	ReadOnlyRoot             bool     `json:"readOnlyRoot,omitempty"`
+	AllowPrivilegeEscalation bool     `json:"allowPrivilegeEscalation,omitempty"`
+	CapAdd                   []string `json:"capAdd,omitempty"`  // without CAP_, or ALL
+	CapDrop                  []string `json:"capDrop,omitempty"` // without CAP_, or ALL; dropped before CapAdd is added
+	SeccompUnconfined        bool     `json:"seccompUnconfined,omitempty"`
+}

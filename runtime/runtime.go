@@ -145,6 +145,9 @@ type Spec struct {
 	// OriginDigest identifies Origin. Revision is the commit it came from.
 	OriginDigest string `json:"originDigest,omitempty"`
 	Revision     string `json:"revision,omitempty"`
+	// SecretDigests identify what the secrets' directories held when the container was made, by directory. A runtime
+	// keeps them and gives them back, as it does Origin.
+	SecretDigests map[string]string `json:"secretDigests,omitempty"`
 
 	Image    *Image    `json:"image,omitempty"`    // exactly one of Image
 	Capture  []Path    `json:"capture,omitempty"`  // and Capture
@@ -154,8 +157,12 @@ type Spec struct {
 	Args       []string `json:"args,omitempty"`    // replaces CMD
 	WorkingDir string   `json:"workingDir,omitempty"`
 	Env        []EnvVar `json:"env,omitempty"` // sorted by name; $(VAR) already expanded
-	Hostname   string   `json:"hostname"`
-	Init       bool     `json:"init,omitempty"`
+	// EnvFrom are whole sources of variables, read at each start: a later one wins over an earlier one, and Env over
+	// all of them. Files of a secret whose name cannot be a variable's ([A-Za-z_][A-Za-z0-9_.-]*) are left out with a
+	// warning.
+	EnvFrom  []EnvSource `json:"envFrom,omitempty"`
+	Hostname string      `json:"hostname"`
+	Init     bool        `json:"init,omitempty"`
 
 	Network Network   `json:"network"`
 	Limits  Resources `json:"limits"`
@@ -207,6 +214,12 @@ type EnvVar struct {
 	Name   string     `json:"name"`
 	Value  string     `json:"value,omitempty"`
 	Secret *SecretKey `json:"secret,omitempty"`
+}
+
+// EnvSource is a group of variables: Values, or one for each file of a secret's directory, named as the file.
+type EnvSource struct {
+	Values          map[string]string `json:"values,omitempty"`
+	SecretDirectory string            `json:"secretDirectory,omitempty"`
 }
 
 // SecretKey names a file of a secret's directory on this server.

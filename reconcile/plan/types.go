@@ -19,9 +19,11 @@ type Input struct {
 	History map[manifest.Name]History
 	// InFlight are the steps being carried out now.
 	InFlight map[manifest.Name]InFlight
-	// ImageDigests are the digests that references were last resolved to in their registries, for PullAlways.
+	// ImageDigests are the digests that references were last resolved to in their registries, for PullAlways: of the
+	// platform's manifest, as in Prepared.ImageDigest. A reference that is not in it was not looked up.
 	ImageDigests map[string]string
-	// SecretDigests identify the present content of each Secret's directory (keyed, so that they tell nothing).
+	// SecretDigests identify the present content of each Secret's directory (keyed, so that they tell nothing), by
+	// directory. One that is not in it could not be read, and replaces nothing.
 	SecretDigests map[string]string
 	// Facts are what this server is; Policy is what its administrator allows.
 	Facts  Facts
@@ -63,9 +65,11 @@ type Policy struct {
 	AllowPrivileged bool
 }
 
-// History is what is remembered of a name between plans: failures of steps, crashes, and restarts.
+// History is what is remembered of a name between plans: failures of steps, crashes, and restarts. Compute only reads
+// it; Failed and Restarted say what it becomes.
 type History struct {
-	// Digest is of the workload that failed; a History of another digest gates nothing.
+	// Digest is of the workload that failed, empty for a removal that failed; a History of another digest gates
+	// nothing.
 	Digest string `json:"digest,omitempty"`
 	// Failures counts failed steps in a row; LastFailure is when the last one failed, Error why, Reason in one word.
 	Failures    int       `json:"failures,omitempty"`
@@ -76,16 +80,18 @@ type History struct {
 	Permanent   bool      `json:"permanent,omitempty"`
 	// NextTry is when a failed step may be tried again. Zero with Permanent: when the digest changes, or on retry.
 	NextTry time.Time `json:"nextTry,omitzero"`
-	// Crashes counts exits in a row without a long run between them: it sets the delay of the next restart.
+	// Crashes counts the restarts after exits in a row without a long run between them, whatever the digest: it sets
+	// the delay of the next one. Restarted counts it up when a restart begins.
 	Crashes int `json:"crashes,omitempty"`
-	// Restart asks for one restart at the next chance (the restart verb).
+	// Restart asks for one restart at the next chance (the restart verb), whatever the digest. The shell clears it
+	// when a step that starts the name's container anew is done.
 	Restart bool `json:"restart,omitempty"`
 }
 
 // InFlight is a step that is being carried out.
 type InFlight struct {
 	Op     Op
-	Digest string // of the workload it brings about; empty for a removal
+	Digest string // Step.Workload.Digest: what it brings about; empty for a removal
 }
 
 // Op is what a Step does.
@@ -93,11 +99,11 @@ type Op string
 
 // The operations.
 const (
-	OpCreate  Op = "create"  // nothing of the name is here: prepare, create, start
-	OpReplace Op = "replace" // prepare the new, stop and remove the old, create and start the new
-	OpUpdate  Op = "update"  // Runtime.Update: the process is not touched
-	OpRestart Op = "restart" // start again what exited, or stop and start
-	OpRemove  Op = "remove"  // stop and remove
+	OpCreate  Op = "create"  // nothing that could be kept is here: prepare, take away Remove, create, start
+	OpReplace Op = "replace" // prepare the new, stop and take away Remove, create and start the new
+	OpUpdate  Op = "update"  // Runtime.Update of ID with Spec: the process is not touched
+	OpRestart Op = "restart" // take away Remove, stop ID if it runs, start ID
+	OpRemove  Op = "remove"  // stop and take away Remove; the name may keep another container (Step.ID)
 )
 
 // Plan is what to do now. An empty one means that what should run does.
@@ -109,6 +115,9 @@ type Plan struct {
 	Blocked *Block `json:"blocked"`
 	// Steps in the order they should be shown and begun; Step.After says what they really wait for.
 	Steps []Step `json:"steps"`
+	// Cancel are names whose step in flight brings about something that is not wanted any more: it is to be ended
+	// before a step of the same name begins.
+	Cancel []manifest.Name `json:"cancel,omitempty"`
 	// Held are names that are not as they should be, with nothing to do for them now.
 	Held []Hold `json:"held,omitempty"`
 	// Wake is when to plan again though nothing happens; zero: no need.
@@ -125,16 +134,18 @@ type Block struct {
 type Step struct {
 	Op   Op            `json:"op"`
 	Name manifest.Name `json:"name"`
-	// Workload is what is desired; zero for a removal. Spec is what it lowers to.
+	// Workload is what the step brings about; zero for a removal. Spec is what it lowers to, with Revision, pinned
+	// image and secrets' digests filled in; for a restart the container's own spec.
 	Workload manifest.Workload `json:"-"`
 	Spec     runtime.Spec      `json:"-"`
-	// ID is the container that an update or restart is for.
+	// ID is the container that an update or restart is for, or that stays where a leftover is removed.
 	ID runtime.ID `json:"-"`
 	// Remove are the containers that go, with the grace period each is given.
 	Remove  []Removal         `json:"-"`
 	Reason  string            `json:"reason"` // for people: "image changed: web:1.4 -> web:1.5"
 	Changes []manifest.Change `json:"changes,omitempty"`
-	// After are names whose steps must be done before this one may begin (preparation may begin at once).
+	// After are names whose steps, in this plan or in flight, must be done before this one may begin (preparation may
+	// begin at once). If one of them fails, this one is dropped: the next plan says what becomes of it.
 	After []manifest.Name `json:"after,omitempty"`
 }
 

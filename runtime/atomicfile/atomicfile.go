@@ -1,0 +1,67 @@
+// Package atomicfile replaces small files whole: a reader sees the old content or the new one, never a part, and a crash
+// leaves no third state. It knows nothing of what the files mean. Start reading at Write.
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Write replaces the file at path with data and the mode given, whatever the umask is. The temporary file beside it is
+// called ".NAME.RANDOM.tmp" and is removed after an error. After a power cut the old or the new content is there, or an
+// empty file; what must never be that goes through WriteDurable.
+func Write(path string, data []byte, mode fs.FileMode) error {
+	return write(path, data, mode, false)
+}
+
+// WriteDurable is Write, and returns once the content and the name have reached the disk.
+func WriteDurable(path string, data []byte, mode fs.FileMode) error {
+	return write(path, data, mode, true)
+}
+
+func write(path string, data []byte, mode fs.FileMode, durable bool) error {
+	dir, name := filepath.Split(path)
+	f, err := os.CreateTemp(dir, "."+name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	if err := fill(f, data, mode, durable); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	// The new content is in place: from here on there is no temporary file to remove.
+	var syncErr error
+	if durable {
+		syncErr = SyncDir(dir)
+	}
+	return errors.Join(syncErr, f.Close())
+}
+
+func fill(f *os.File, data []byte, mode fs.FileMode, durable bool) error {
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if durable {
+		return f.Sync()
+	}
+	return nil
+}
+
+// SyncDir returns once the names in dir have reached the disk.
+func SyncDir(dir string) error {
+	if dir == "" {
+		dir = "."
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

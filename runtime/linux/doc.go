@@ -1,0 +1,12 @@
+// Package linux is the real Runtime: containers on this server's kernel.
+//
+// It ties the rooms below it together: image brings root file systems, rootfs mounts them and what containers see
+// besides, supervisor is the parent of every process. What it owns itself is the record of each container on disk
+// (containers/<id>/), the OCI spec that a container becomes, and the order in which things are made and taken away.
+//
+// It decides nothing about what should run: it knows no manifests, no Git, no restart policy. It imports nothing of
+// libcontainer; the supervisor does.
+//
+// Start reading at Runtime in runtime.go, then create.go and start.go for the life of a container, record.go for
+// what is kept of it, and spec.go, a pure function that makes the OCI spec.
+package linux

@@ -1,0 +1,61 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// LockedError says that another process works on a state directory.
+type LockedError struct {
+	Dir string
+	Pid int // of the other process, 0 if it did not say
+}
+
+// Error names the directory and the process.
+func (e *LockedError) Error() string {
+	if e.Pid == 0 {
+		return fmt.Sprintf("state directory %s: in use by another agent", e.Dir)
+	}
+	return fmt.Sprintf("state directory %s: in use by another agent (pid %d)", e.Dir, e.Pid)
+}
+
+// Hint says what a person can do.
+func (e *LockedError) Hint() string {
+	return "stop that one, or give this one its own --state-dir, --run-dir and --instance"
+}
+
+// lock takes dir/agent.lock with flock(2), which the kernel gives up when the process ends, however it ends.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		text, _ := io.ReadAll(io.LimitReader(f, 32))
+		_ = f.Close()
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+		return nil, &LockedError{Dir: dir, Pid: pid}
+	case err != nil:
+		_ = f.Close()
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}

@@ -1,0 +1,289 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/plan"
+	"reconciler/runtime"
+)
+
+// Row is one container in ps.
+type Row struct {
+	Namespace       string     `json:"namespace"`
+	Name            string     `json:"name"`
+	Kind            string     `json:"kind"`
+	ID              string     `json:"id"`
+	State           string     `json:"state"`
+	Health          string     `json:"health"`
+	Reason          string     `json:"reason"`
+	Message         string     `json:"message"`
+	Pid             int        `json:"pid"`
+	Restarts        int        `json:"restarts"`
+	StartedAt       *time.Time `json:"startedAt"`
+	FinishedAt      *time.Time `json:"finishedAt"`
+	ExitCode        *int       `json:"exitCode"`
+	OOMKilled       bool       `json:"oomKilled"`
+	IP              string     `json:"ip"`
+	MAC             string     `json:"mac"`
+	Hostname        string     `json:"hostname"`
+	Ports           []string   `json:"ports"`
+	Image           string     `json:"image"`
+	ImageDigest     string     `json:"imageDigest"`
+	Digest          string     `json:"digest"`
+	Revision        string     `json:"revision"`        // the commit that it runs as
+	DesiredRevision string     `json:"desiredRevision"` // empty where it is not meant to be here
+	NextRetryAt     *time.Time `json:"nextRetryAt"`
+}
+
+// FullName returns the row's name with its namespace.
+func (r Row) FullName() manifest.Name { return manifest.Name{Namespace: r.Namespace, Name: r.Name} }
+
+// Rows returns one row for each name that is meant to be here or still is, sorted by namespace and name. With all, a
+// name's other instances follow its row.
+func Rows(v View, all bool) []Row {
+	rows := []Row{}
+	for _, s := range subjects(v) {
+		rows = append(rows, s.row(v))
+		if !all {
+			continue
+		}
+		for i := range s.instances {
+			if s.shown == nil || s.instances[i].ID != s.shown.ID {
+				other := subject{name: s.name, want: s.want, shown: &s.instances[i], spare: true}
+				rows = append(rows, other.row(v))
+			}
+		}
+	}
+	return rows
+}
+
+// subject is everything that is known of one name.
+type subject struct {
+	name      manifest.Name
+	want      *manifest.Workload // nil: not meant to be here
+	instances []runtime.Status
+	shown     *runtime.Status // the instance that serves; nil: none is here
+	hold      *plan.Hold
+	step      *plan.Step
+	working   *Activity
+	history   plan.History
+	spare     bool // an instance beside the one that serves
+}
+
+// subjects gathers what the view says of each name, sorted.
+func subjects(v View) []*subject {
+	byName := map[manifest.Name]*subject{}
+	at := func(n manifest.Name) *subject {
+		s, ok := byName[n]
+		if !ok {
+			s = &subject{name: n}
+			byName[n] = s
+		}
+		return s
+	}
+	if v.State.Accepted != nil {
+		for i := range v.State.Accepted.Workloads {
+			w := &v.State.Accepted.Workloads[i]
+			at(w.Name).want = w
+		}
+	}
+	for _, o := range v.Observed {
+		s := at(manifest.Name(o.Spec.Name))
+		s.instances = append(s.instances, o)
+	}
+	for i := range v.Plan.Held {
+		if s, ok := byName[v.Plan.Held[i].Name]; ok {
+			s.hold = &v.Plan.Held[i]
+		}
+	}
+	for i := range v.Plan.Steps {
+		if s, ok := byName[v.Plan.Steps[i].Name]; ok {
+			s.step = &v.Plan.Steps[i]
+		}
+	}
+	list := make([]*subject, 0, len(byName))
+	for n, s := range byName {
+		if w, ok := v.Working[n]; ok {
+			s.working = &w
+		}
+		h := v.State.Histories[n]
+		if s.want != nil && h.Digest == s.want.Digest {
+			s.history = h
+		}
+		s.choose()
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b *subject) int { return a.name.Compare(b.name) })
+	return list
+}
+
+// choose picks the instance that serves: one that runs before one that does not, then the newest.
+func (s *subject) choose() {
+	for i := range s.instances {
+		o := &s.instances[i]
+		if s.shown == nil || rank(o.State) >= rank(s.shown.State) {
+			s.shown = o
+		}
+	}
+}
+
+func rank(s runtime.State) int {
+	switch s {
+	case runtime.StateRunning:
+		return 3
+	case runtime.StateExited, runtime.StateCreated:
+		return 2
+	default:
+		return 1
+	}
+}
+
+// current reports whether what is here was made from what is wanted.
+func (s *subject) current() bool {
+	return s.shown != nil && s.want != nil && s.shown.Spec.OriginDigest == s.want.Digest
+}
+
+func (s *subject) row(v View) Row {
+	r := Row{
+		Namespace: s.name.Namespace, Name: s.name.Name, Kind: string(manifest.KindContainer),
+		Hostname: s.name.Name, Ports: []string{}, State: s.state(),
+	}
+	if s.want != nil {
+		r.Kind, r.Digest = string(s.want.Kind), s.want.Digest
+		r.DesiredRevision = v.State.Accepted.Revision.Commit
+		if r.Image = s.want.Spec.Image; s.want.Spec.Capture != nil {
+			r.Image = imageCapture
+		}
+	}
+	if s.shown != nil {
+		s.fill(&r)
+	}
+	r.Reason, r.Message = s.why()
+	if s.hold != nil && !s.hold.Until.IsZero() && !s.spare {
+		r.NextRetryAt = timeOrNil(s.hold.Until)
+	}
+	r.Health = s.health(r.State)
+	return r
+}
+
+func (s *subject) fill(r *Row) {
+	o := s.shown
+	r.ID, r.Pid, r.Restarts = string(o.ID), o.Pid, max(0, o.Starts-1)
+	r.StartedAt, r.FinishedAt = timeOrNil(o.StartedAt), timeOrNil(o.FinishedAt)
+	r.ExitCode, r.OOMKilled = o.ExitCode, o.OOMKilled
+	r.IP, r.MAC = o.IP, o.MAC
+	if o.Hostname != "" {
+		r.Hostname = o.Hostname
+	}
+	r.Image, r.ImageDigest, r.Digest, r.Revision = imageOf(o.Spec), o.ImageDigest, o.Spec.OriginDigest, o.Spec.Revision
+	if s.current() {
+		r.Revision = r.DesiredRevision // what it was made from is what that commit says too
+	}
+	if w, err := manifest.DecodeWorkload(o.Spec.Origin); err == nil && w.Kind != "" {
+		r.Kind = string(w.Kind)
+	}
+}
+
+func (s *subject) state() string {
+	if s.working != nil && s.working.Op == plan.OpRemove && s.shown != nil {
+		return StateRemoving
+	}
+	switch {
+	case s.shown == nil && s.working != nil && s.working.Phase == PhasePreparing:
+		return StatePulling
+	case s.shown == nil:
+		return StatePending
+	case s.shown.State == runtime.StateExited && s.done():
+		return StateCompleted
+	default:
+		return string(s.shown.State)
+	}
+}
+
+// done reports whether the instance ended well and nothing wants it to run again.
+func (s *subject) done() bool {
+	code := s.shown.ExitCode
+	return code != nil && *code == 0 && !s.shown.Stopped &&
+		s.want != nil && s.step == nil && s.working == nil && s.hold == nil
+}
+
+// why gives the reason in one word, and in a sentence.
+func (s *subject) why() (reason, message string) {
+	o := s.shown
+	switch {
+	case s.hold != nil && !s.spare:
+		return s.hold.Reason, s.hold.Message
+	case s.history.Failures > 0 && !s.spare:
+		return s.history.Reason, s.history.Error
+	case o == nil:
+		return "", ""
+	case o.Reason != "":
+		return o.Reason, o.Message
+	case o.State == runtime.StateExited && o.OOMKilled:
+		return ReasonOOMKilled, exitMessage(o)
+	case o.State == runtime.StateExited:
+		return "", exitMessage(o)
+	default:
+		return "", o.Message
+	}
+}
+
+func exitMessage(o *runtime.Status) string {
+	switch {
+	case o.ExitCode == nil:
+		return "exited, nobody saw with what code"
+	case o.Stopped:
+		return fmt.Sprintf("stopped, exit code %d", *o.ExitCode)
+	default:
+		return fmt.Sprintf("exited with code %d", *o.ExitCode)
+	}
+}
+
+func (s *subject) health(state string) string {
+	busy := s.working != nil || s.step != nil
+	switch {
+	case s.want == nil || s.spare:
+		return Progressing // it is to go
+	case s.shown != nil && s.shown.Reason == runtime.ReasonSupervisorLost && !busy:
+		return Unknown
+	case s.hold != nil && s.hold.Reason == ReasonNotReady:
+		return Progressing
+	case s.hold != nil || s.history.Failures > 0:
+		return Degraded
+	case busy:
+		return Progressing
+	case state == StateRunning && s.current(), state == StateCompleted:
+		return Healthy
+	case state == StateRunning || state == StatePending:
+		return Progressing
+	default:
+		return Degraded
+	}
+}
+
+func imageOf(spec runtime.Spec) string {
+	if spec.Image != nil {
+		return spec.Image.Ref
+	}
+	return imageCapture
+}
+
+// imageCapture stands for an image where the root file system is a capture of this server's files.
+const imageCapture = "capture"
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// joinSentences joins what is known, leaving out what is not.
+func joinSentences(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
+}

@@ -1,6 +1,19 @@
 package rootfs
 
-import "time"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
+)
 
 // Volume is a named directory that outlives its containers.
 type Volume struct {
@@ -15,4 +28,226 @@ type Volume struct {
 	// UsedBy are the containers ("namespace/name") that mount it now; Orphan means that there are none.
 	UsedBy []string `json:"usedBy"`
 	Orphan bool     `json:"orphan"`
+}
+
+// VolumeUsers returns the names of the containers that mount a volume now.
+type VolumeUsers func(namespace, name string) []runtime.Name
+
+// volumeRecord is volume.json, beside the volume's content in data/.
+type volumeRecord struct {
+	Version   int       `json:"version"`
+	Owner     string    `json:"owner,omitempty"`
+	Shared    bool      `json:"shared,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+const volumeVersion = 1
+
+// Errors of RemoveVolume.
+var (
+	ErrNoVolume  = errors.New("no such volume")
+	ErrVolumeUse = errors.New("the volume is in use")
+)
+
+func (s *Store) volumesDir() string { return filepath.Join(s.opts.StateDir, "volumes") }
+
+func (s *Store) volumeDir(namespace, name string) (string, error) {
+	for _, part := range []string{namespace, name} {
+		if part == "" || part[0] == '.' || strings.ContainsAny(part, "/\x00") {
+			return "", fmt.Errorf("volume %s/%s: %q cannot be a directory's name", namespace, name, part)
+		}
+	}
+	return filepath.Join(s.volumesDir(), namespace, name), nil
+}
+
+// Volumes lists the volumes, sorted by namespace and name.
+func (s *Store) Volumes(users VolumeUsers) ([]Volume, error) {
+	paths, err := filepath.Glob(filepath.Join(globQuote(s.volumesDir()), "*", "*", "volume.json"))
+	if err != nil {
+		return nil, err
+	}
+	volumes := make([]Volume, 0, len(paths))
+	for _, path := range paths {
+		dir := filepath.Dir(path)
+		name, namespace := filepath.Base(dir), filepath.Base(filepath.Dir(dir))
+		rec, ok, err := readVolume(dir)
+		if err != nil {
+			return nil, fmt.Errorf("volume %s/%s: %w", namespace, name, err)
+		}
+		if !ok {
+			continue // removed since
+		}
+		v := Volume{
+			Namespace: namespace, Name: name, Owner: rec.Owner, Shared: rec.Shared,
+			CreatedAt: rec.CreatedAt, Path: filepath.Join(dir, "data"), UsedBy: []string{},
+		}
+		for _, user := range users(namespace, name) {
+			v.UsedBy = append(v.UsedBy, user.String())
+		}
+		slices.Sort(v.UsedBy)
+		v.UsedBy = slices.Compact(v.UsedBy)
+		v.Orphan = len(v.UsedBy) == 0
+		volumes = append(volumes, v)
+	}
+	return volumes, nil
+}
+
+// globQuote makes a path match itself only.
+func globQuote(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// RemoveVolume takes a volume away with its content. The error wraps ErrNoVolume or ErrVolumeUse.
+func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
+	op := fmt.Sprintf("remove volume %s/%s", namespace, name)
+	dir, err := s.volumeDir(namespace, name)
+	if err != nil {
+		return &runtime.Error{Op: op, Err: ErrNoVolume, Permanent: true}
+	}
+	s.volumes.Lock()
+	defer s.volumes.Unlock()
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return &runtime.Error{Op: op, Err: ErrNoVolume, Permanent: true, Hint: "`reconciler volume ls` shows them"}
+	}
+	if who := users(namespace, name); len(who) > 0 {
+		return &runtime.Error{
+			Op: op, Err: fmt.Errorf("%w by container %s", ErrVolumeUse, who[0]), Permanent: true,
+			Hint: "remove the container from the repository first",
+		}
+	}
+	// The record goes first: what is left of a removal that was cut short is no volume, and Setup takes it away.
+	if err := os.Remove(filepath.Join(dir, "volume.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &runtime.Error{Op: op, Err: err}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return &runtime.Error{Op: op, Err: err}
+	}
+	// The namespace's directory goes with its last volume.
+	_ = os.Remove(filepath.Dir(dir))
+	return nil
+}
+
+func readVolume(dir string) (volumeRecord, bool, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "volume.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return volumeRecord{}, false, nil
+	}
+	if err != nil {
+		return volumeRecord{}, false, err
+	}
+	var rec volumeRecord
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return volumeRecord{}, false, fmt.Errorf("volume.json: %w", err)
+	}
+	if rec.Version != volumeVersion {
+		return volumeRecord{}, false, fmt.Errorf("volume.json: version %d is not known to this release", rec.Version)
+	}
+	return rec, true, nil
+}
+
+// checkVolume says whether owner may mount the volume.
+func (s *Store) checkVolume(owner runtime.Name, v runtime.Volume, users VolumeUsers) error {
+	dir, err := s.volumeDir(owner.Namespace, v.Name)
+	if err != nil {
+		return permanent("mount volume "+v.Name, runtime.ReasonNotAllowed, err, "")
+	}
+	rec, ok, err := readVolume(dir)
+	if err != nil {
+		return &runtime.Error{Op: fmt.Sprintf("mount volume %s/%s", owner.Namespace, v.Name), Err: err}
+	}
+	if !ok {
+		return nil
+	}
+	return mayMount(rec, owner, v, users)
+}
+
+// mayMount is the rule of ownership: a volume belongs to the container that used it first, and to no other as long as it
+// is there, unless every container that mounts it says that it is shared.
+func mayMount(rec volumeRecord, owner runtime.Name, v runtime.Volume, users VolumeUsers) error {
+	var others []string
+	for _, user := range users(owner.Namespace, v.Name) {
+		if user != owner && !slices.Contains(others, user.String()) {
+			others = append(others, user.String())
+		}
+	}
+	slices.Sort(others)
+	volume := owner.Namespace + "/" + v.Name
+	conflict := func(why, hint string) error {
+		return permanent("mount volume "+volume, runtime.ReasonVolumeConflict, errors.New(why), hint)
+	}
+	const share = "say `shared: true` on every mount of it"
+	switch {
+	case rec.Shared && v.Shared, !rec.Shared && rec.Owner == owner.String() && !v.Shared:
+		return nil
+	case rec.Shared: // and now for one alone
+		if len(others) > 0 {
+			return conflict("it is shared with container "+strings.Join(others, ", "), share)
+		}
+		return nil
+	case rec.Owner == owner.String(): // and now shared
+		return nil
+	case !v.Shared:
+		hint := share
+		if !slices.Contains(others, rec.Owner) {
+			hint = fmt.Sprintf("to take it over say `shared: true`; to start afresh `reconciler volume rm %s`", volume)
+		}
+		return conflict("it belongs to container "+rec.Owner, hint)
+	case slices.Contains(others, rec.Owner): // shared is wanted, but not by its owner
+		return conflict("it belongs to container "+rec.Owner, share)
+	}
+	return nil
+}
+
+// attachVolume makes a volume where it is new and returns its directory.
+func (s *Store) attachVolume(p place, m runtime.Mount) (source string, err error) {
+	owner, v := p.req.Owner, *m.Volume
+	op := fmt.Sprintf("mount volume %s/%s on %s", owner.Namespace, v.Name, m.Path)
+	dir, err := s.volumeDir(owner.Namespace, v.Name)
+	if err != nil {
+		return "", permanent(op, runtime.ReasonNotAllowed, err, "")
+	}
+	s.volumes.Lock()
+	defer s.volumes.Unlock()
+	rec, ok, err := readVolume(dir)
+	if err != nil {
+		return "", &runtime.Error{Op: op, Err: err}
+	}
+	if ok {
+		if err := mayMount(rec, owner, v, p.req.Users); err != nil {
+			return "", err
+		}
+	} else if err := os.RemoveAll(dir); err != nil { // of a removal that was cut short
+		return "", &runtime.Error{Op: op, Err: err}
+	}
+	want := volumeRecord{Version: volumeVersion, Shared: v.Shared, CreatedAt: rec.CreatedAt}
+	if !v.Shared {
+		want.Owner = owner.String()
+	}
+	if want.CreatedAt.IsZero() {
+		want.CreatedAt = time.Now().UTC()
+	}
+	if !ok || want != rec {
+		if err := writeVolume(dir, want); err != nil {
+			return "", &runtime.Error{Op: op, Err: err}
+		}
+	}
+	data := filepath.Join(dir, "data")
+	if _, err := os.Lstat(data); err == nil {
+		return data, nil
+	}
+	if err := fillVolume(p.root.Path, m.Path, data); err != nil {
+		return "", &runtime.Error{Op: op, Err: err}
+	}
+	return data, nil
+}
+
+func writeVolume(dir string, rec volumeRecord) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteDurable(filepath.Join(dir, "volume.json"), data, 0o600)
 }

@@ -1,0 +1,99 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"reconciler/runtime"
+)
+
+// The names that Kubernetes gives to the same: the keys are links through dataLink, so that replacing that one link
+// replaces all files at once.
+const (
+	dataLink   = "..data"
+	generation = "..1"
+)
+
+// defaultMode is that of files whose spec names none.
+const defaultMode fs.FileMode = 0o644
+
+// checkFiles says whether layOutFiles could do it.
+func checkFiles(target string, f runtime.Files) error {
+	if f.Key != "" {
+		if _, ok := f.Content[f.Key]; !ok {
+			return permanent("mount config "+f.Name+" on "+target, "", fmt.Errorf("it has no key %q", f.Key),
+				"its keys are "+strings.Join(slices.Sorted(maps.Keys(f.Content)), ", "))
+		}
+	}
+	for key := range f.Content {
+		if err := checkKey(key); err != nil {
+			return permanent("mount config "+f.Name+" on "+target, "", err, "")
+		}
+	}
+	return nil
+}
+
+// checkKey keeps a key inside its directory. Names that begin with two dots are those of the layout.
+func checkKey(key string) error {
+	if key == "" || key == "." || strings.HasPrefix(key, "..") || strings.ContainsAny(key, "/\x00") {
+		return fmt.Errorf("key %q cannot be a file name", key)
+	}
+	return nil
+}
+
+// layOutFiles writes the files of a Config below dir and returns what to mount: a directory or, with a key, one file.
+func layOutFiles(dir, target string, f runtime.Files) (source string, err error) {
+	if err := checkFiles(target, f); err != nil {
+		return "", err
+	}
+	return layOut(dir, f.Key, f.Mode, f.Content)
+}
+
+// layOut writes content as Kubernetes lays out a ConfigMap. With a key only that one is written.
+func layOut(dir, key string, mode fs.FileMode, content map[string][]byte) (source string, err error) {
+	if mode == 0 {
+		mode = defaultMode
+	}
+	data := filepath.Join(dir, generation)
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return "", err
+	}
+	// MkdirAll obeys the umask, and the container's user must be able to look into it.
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(data, 0o755)); err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(content)) {
+		if key != "" && name != key {
+			continue
+		}
+		if err := writeNew(filepath.Join(data, name), content[name], mode); err != nil {
+			return "", err
+		}
+		if err := os.Symlink(filepath.Join(dataLink, name), filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Symlink(generation, filepath.Join(dir, dataLink)); err != nil {
+		return "", err
+	}
+	if key != "" {
+		return filepath.Join(data, key), nil
+	}
+	return dir, nil
+}
+
+// writeNew makes a file that must not exist, with the mode given whatever the umask is.
+func writeNew(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Chmod(mode), f.Close())
+}

@@ -1,0 +1,121 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"reconciler/runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say where a Store keeps its things and which of the server's files containers may have.
+type Options struct {
+	StateDir, RunDir string // absolute
+	// AllowHostPath and AllowSecretPath are the directories below which host paths and secrets may be. Empty: nowhere.
+	AllowHostPath, AllowSecretPath []string
+}
+
+// Store makes root file systems. Its methods may be called concurrently, for different containers; calls for the same
+// container are the caller's to serialise.
+type Store struct {
+	opts    Options
+	mu      sync.Mutex // memory
+	volumes sync.Mutex
+}
+
+// Open returns a Store. It makes and mounts nothing.
+func Open(o Options) (*Store, error) {
+	for _, dir := range []string{o.StateDir, o.RunDir} {
+		if !filepath.IsAbs(dir) {
+			return nil, fmt.Errorf("directory %q: not an absolute path", dir)
+		}
+	}
+	o.StateDir, o.RunDir = filepath.Clean(o.StateDir), filepath.Clean(o.RunDir)
+	return &Store{opts: o}, nil
+}
+
+// Bundle is the directory in memory of a container: what its runnable config.json and secrets are kept in while it is
+// set up. It exists from Setup to Teardown.
+func (s *Store) Bundle(id runtime.ID) string { return filepath.Join(s.memoryDir(), string(id)) }
+
+// Path is where the root file system of a container is mounted.
+func (s *Store) Path(id runtime.ID) string { return filepath.Join(s.Bundle(id), "rootfs") }
+
+func (s *Store) snapshot(id runtime.ID) string {
+	return filepath.Join(s.opts.StateDir, "snapshots", string(id))
+}
+
+func (s *Store) memoryDir() string { return filepath.Join(s.opts.RunDir, "containers") }
+
+var errBadID = errors.New("not a container's id")
+
+// checkID keeps a path that is made of an id inside its directory.
+func checkID(id runtime.ID) error {
+	if id == "" || strings.ContainsAny(string(id), "/\x00") || id[0] == '.' {
+		return fmt.Errorf("%q: %w", id, errBadID)
+	}
+	return nil
+}
+
+// mountMemory makes sure that containers/ in the run directory is a file system in memory of our own: secrets live
+// there, and what the run directory is on may be a disk, or may be swapped to one.
+func (s *Store) mountMemory() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := s.memoryDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	mounted, err := isMountPoint(dir)
+	if err != nil || mounted {
+		return err
+	}
+	// Another process may be about to do the same: the second one must see the mount of the first.
+	lock, err := os.Open(s.opts.RunDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", s.opts.RunDir, err)
+	}
+	if mounted, err = isMountPoint(dir); err != nil || mounted {
+		return err
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV
+	// noswap: since Linux 6.4.
+	err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0700,noswap")
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0700")
+	}
+	if err != nil {
+		return fmt.Errorf("mount a file system in memory on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// isMountPoint asks the kernel for the root of the mount that dir is in (statx's STATX_ATTR_MOUNT_ROOT, Linux 5.8), and
+// before that compares the devices of dir and its parent, which is enough for a tmpfs.
+func isMountPoint(dir string) (bool, error) {
+	var stx unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stx)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("statx %s: %w", dir, err)
+	}
+	if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
+	var parent unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, filepath.Dir(dir), 0, unix.STATX_TYPE, &parent); err != nil {
+		return false, fmt.Errorf("statx %s: %w", filepath.Dir(dir), err)
+	}
+	return stx.Dev_major != parent.Dev_major || stx.Dev_minor != parent.Dev_minor, nil
+}

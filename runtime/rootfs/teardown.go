@@ -1,0 +1,110 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/runtime"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Teardown takes away what Setup made for a container: its mounts, its writable layer, its secrets. Volumes stay. It does
+// nothing where nothing is. Its processes must be gone.
+func (s *Store) Teardown(id runtime.ID) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := unmountBelow(s.Bundle(id)); err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(s.Bundle(id)), os.RemoveAll(s.snapshot(id)))
+}
+
+// IDs returns every id that something of Setup is left of.
+func (s *Store) IDs() ([]runtime.ID, error) {
+	var ids []runtime.ID
+	for _, dir := range []string{s.memoryDir(), filepath.Join(s.opts.StateDir, "snapshots")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if checkID(runtime.ID(e.Name())) == nil {
+				ids = append(ids, runtime.ID(e.Name()))
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// Close unmounts the file system in memory and takes its directory away. Every container must be torn down. It may be
+// called again, and Setup may follow.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := s.memoryDir()
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// unmountBelow unmounts everything on dir and below, the last mounted first, and makes sure of it: whoever removes the
+// directory next must not reach through a mount that stayed.
+func unmountBelow(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// The kernel gives paths without links in them.
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for range 8 { // mounts may lie on top of each other
+		mounts, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+			return i.Mountpoint != dir && !strings.HasPrefix(i.Mountpoint, dir+"/"), false
+		})
+		if err != nil {
+			return fmt.Errorf("read mountinfo: %w", err)
+		}
+		if len(mounts) == 0 {
+			return nil
+		}
+		for _, m := range slices.Backward(mounts) {
+			if err := unmount(m.Mountpoint); err != nil {
+				return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+			}
+		}
+	}
+	return fmt.Errorf("unmount %s: mounts keep coming back", dir)
+}
+
+// unmount waits a little for a mount that is still in use: the kernel takes the mounts of a dead container's namespace
+// away after its last process is gone. Then it detaches.
+func unmount(path string) error {
+	deadline := time.Now().Add(time.Second)
+	for {
+		err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil // gone, or not a mount any more
+		case !errors.Is(err, unix.EBUSY):
+			return err
+		case time.Now().After(deadline):
+			return unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

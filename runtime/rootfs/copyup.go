@@ -6,11 +6,11 @@ import (
 	"os"
 	"path/filepath"
 
-	"reconciler/runtime/atomicfile"
-
 	securejoin "github.com/cyphar/filepath-securejoin"
 	archive "github.com/moby/go-archive"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/atomicfile"
 )
 
 // fillVolume makes the content of a new volume: what the image has at the path where it is mounted, with its owner and

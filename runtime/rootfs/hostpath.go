@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"reconciler/runtime"
-
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
 )
 
 // allowed resolves every link of path and says whether what it leads to lies below one of the directories allowed.

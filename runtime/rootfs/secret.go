@@ -9,9 +9,9 @@ import (
 	"os"
 	"strings"
 
-	"reconciler/runtime"
-
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
 )
 
 // maxSecret bounds a secret, all its keys together, in bytes: as in Kubernetes.

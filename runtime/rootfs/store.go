@@ -8,9 +8,9 @@ import (
 	"strings"
 	"sync"
 
-	"reconciler/runtime"
-
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
 )
 
 // Options say where a Store keeps its things and which of the server's files containers may have.

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"reconciler/runtime"
-
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
 )
 
 // Teardown takes away what Setup made for a container: its mounts, its writable layer, its secrets. Volumes stay. It does

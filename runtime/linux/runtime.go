@@ -110,13 +110,6 @@ func (r *Runtime) Resolve(ctx context.Context, img runtime.Image, platform *runt
 // nothing of this instance in the kernel or the run directory. Images stay.
 func (r *Runtime) Down(ctx context.Context, volumes bool) error { return errNotBuilt }
 
-// Facts are what this server is.
-type Facts struct {
-	Architecture string `json:"architecture"` // in the words of OCI, such as amd64
-	Variant      string `json:"variant,omitempty"`
-	Kernel       string `json:"kernel"` // such as 6.1.0-28-cloud-amd64
-}
-
 // Facts returns what this server is.
 func (r *Runtime) Facts() Facts { return Facts{} }
 

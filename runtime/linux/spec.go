@@ -1,0 +1,109 @@
+package linux
+
+import (
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"reconciler/runtime"
+	"reconciler/runtime/image"
+	"reconciler/runtime/rootfs"
+)
+
+// specInput is everything that an OCI spec is made of: ociSpec reads nothing else, so that it can be tested by example.
+type specInput struct {
+	ID       runtime.ID
+	Instance string
+	Spec     runtime.Spec
+	Image    image.Image
+	User     image.User
+	Root     rootfs.Root
+	Files    ownFiles
+	Init     string // the init binary on this server; empty without init
+	Host     host
+}
+
+// ownFiles are files on this server that every container gets. Empty ones are left out.
+type ownFiles struct{ Hosts, Hostname, ResolvConf string }
+
+// oomScoreAdj makes the kernel kill a container before the agent, the supervisor and what else the server runs. Raising
+// it needs no privilege.
+const oomScoreAdj = 500
+
+// ociSpec makes what libcontainer (or stock runc, for debugging) runs from what we run. Secrets in the environment are
+// placeholders; see withSecrets.
+func ociSpec(in specInput) (*specs.Spec, error) {
+	process, err := ociProcess(in)
+	if err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{
+		Version:  specs.Version,
+		Process:  process,
+		Root:     &specs.Root{Path: in.Root.Path, Readonly: in.Spec.Security.ReadOnlyRoot},
+		Hostname: in.Spec.Hostname,
+		Mounts:   ociMounts(in),
+		Annotations: map[string]string{
+			"reconciler.name":     in.Spec.Name.String(),
+			"reconciler.instance": in.Instance,
+			"reconciler.revision": in.Spec.Revision,
+		},
+		Linux: &specs.Linux{
+			Namespaces:    ociNamespaces(in.Spec.Network),
+			CgroupsPath:   filepath.Join("/reconciler", in.Instance, string(in.ID)),
+			Resources:     ociResources(in.Spec.Limits, in.Host.SwapLimit),
+			MaskedPaths:   maskedPaths(in.Host.CPUs),
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	if in.Spec.Network != runtime.NetworkHost {
+		// As Docker does: who has a network namespace of its own needs no privilege for low ports and ping in it.
+		spec.Linux.Sysctl = map[string]string{
+			"net.ipv4.ip_unprivileged_port_start": "0",
+			"net.ipv4.ping_group_range":           "0 2147483647",
+		}
+	}
+	if !in.Spec.Security.SeccompUnconfined {
+		spec.Linux.Seccomp, err = defaultSeccomp(in.Image.Platform.Architecture, in.Host.Kernel, process.Capabilities.Bounding)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
+}
+
+func ociNamespaces(network runtime.Network) []specs.LinuxNamespace {
+	namespaces := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.IPCNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if network != runtime.NetworkHost {
+		// libcontainer brings up the loopback interface of one it makes.
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	return namespaces
+}
+
+// cpuPeriod is the kernel's default, in microseconds.
+const cpuPeriod = 100_000
+
+func ociResources(r runtime.Resources, swapLimit bool) *specs.LinuxResources {
+	res := &specs.LinuxResources{
+		// No device but the usual harmless ones, which libcontainer allows after this.
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+	}
+	if r.Memory > 0 {
+		res.Memory = &specs.LinuxMemory{Limit: new(r.Memory)}
+		if swapLimit {
+			res.Memory.Swap = new(r.Memory) // memory and swap together: no swap
+		}
+	}
+	if r.CPUMillis > 0 {
+		quota := max(r.CPUMillis*cpuPeriod/1000, 1000) // the kernel takes no less than a millisecond
+		res.CPU = &specs.LinuxCPU{Quota: new(quota), Period: new(uint64(cpuPeriod))}
+	}
+	if r.Pids > 0 {
+		res.Pids = &specs.LinuxPids{Limit: new(r.Pids)}
+	}
+	return res
+}

@@ -1,0 +1,217 @@
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// How restarts are spaced out where the manifest does not say, and the run after which they begin anew.
+const (
+	restartInitial = 10 * time.Second
+	restartMax     = 5 * time.Minute
+	longRun        = 10 * time.Minute
+	// restartMin keeps a manifest that says 0s from making a busy loop.
+	restartMin = time.Second
+)
+
+// Restarted returns what h becomes when a restart of s, as it was before, begins: a crash counts up, anything else
+// does not.
+func Restarted(h History, s runtime.Status) History {
+	if s.State != runtime.StateExited || s.Stopped || h.Restart {
+		return h
+	}
+	if s.Ran >= longRun {
+		h.Crashes = 0
+	}
+	h.Crashes++
+	return h
+}
+
+// Succeeded returns what h becomes when step s is done.
+func Succeeded(h History, s Step) History {
+	if s.Op == OpRestart && h.Digest != s.Workload.Digest {
+		// The old container was started again; the new one still failed.
+		h.Restart = false
+		return h
+	}
+	out := History{Restart: h.Restart, Crashes: h.Crashes}
+	switch s.Op {
+	case OpCreate, OpReplace:
+		out.Restart, out.Crashes = false, 0
+	case OpRestart:
+		out.Restart = false
+	}
+	return out
+}
+
+// Failed returns what h becomes when step s failed with err at now; delay says how long to wait after the n-th
+// failure in a row. A step that was cancelled did not fail.
+func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.Duration) History {
+	h.LastFailure = now
+	if s.Op == OpRestart && h.Failures > 0 && h.Digest != s.Workload.Digest {
+		// The old container did not start again: that must not let the new one, which failed before, be tried sooner.
+		return h
+	}
+	digest := s.Workload.Digest
+	if s.Op == OpRemove {
+		digest = ""
+	}
+	if h.Digest != digest {
+		h.Failures = 0
+	}
+	h.Digest, h.Failures = digest, h.Failures+1
+	h.Error, h.Hint = err.Error(), runtime.HintOf(err)
+	h.Reason, h.Permanent = runtime.ReasonOf(err), runtime.IsPermanent(err)
+	h.NextTry = time.Time{}
+	if !h.Permanent {
+		h.NextTry = now.Add(delay(h.Failures))
+	}
+	return h
+}
+
+// gated holds w while a step for what is wanted failed not long enough ago.
+func (c *computation) gated(w *work) bool {
+	h := c.in.History[w.name]
+	if h.Digest != w.want.Digest {
+		return false
+	}
+	return c.hold(w, h)
+}
+
+// removalGated holds w while taking containers away failed not long enough ago.
+func (c *computation) removalGated(w *work) bool {
+	h := c.in.History[w.name]
+	if h.Digest != "" {
+		return false
+	}
+	return c.hold(w, h)
+}
+
+func (c *computation) hold(w *work, h History) bool {
+	switch {
+	case h.Failures == 0:
+		return false
+	case h.Permanent && h.NextTry.IsZero():
+	case !h.NextTry.After(c.in.Now) || h.LastFailure.After(c.in.Now): // the latter: the clock was set back
+		return false
+	}
+	reason, message := h.Reason, h.Error
+	if reason == runtime.ReasonErrImagePull && !h.NextTry.IsZero() {
+		reason = ReasonImagePull
+	}
+	if h.Hint != "" {
+		message += "; " + h.Hint
+	}
+	if h.NextTry.IsZero() {
+		message += "; not tried again until it changes or by `reconciler retry " + w.name.Short() + "`"
+	}
+	w.hold = &Hold{Name: w.name, Reason: reason, Message: message, Until: h.NextTry}
+	return true
+}
+
+// due says why the container that is here is to be started now; empty: it is not. Where it is to be started later, w
+// is held; where it ran to its end, w is done. of is the workload that it was made from.
+func (c *computation) due(w *work, of manifest.Workload) string {
+	s, h := w.keep, c.in.History[w.name]
+	switch s.State {
+	case runtime.StateRunning:
+		if h.Restart {
+			return "a restart was asked for"
+		}
+		return ""
+	case runtime.StateCreated:
+		return c.dueFirst(w, of)
+	}
+	if h.Restart {
+		return "a restart was asked for"
+	}
+	if s.Stopped {
+		return "it was stopped and not started again"
+	}
+	spec := manifest.Defaulted(of.Spec)
+	switch spec.RestartPolicy {
+	case manifest.RestartNever:
+		w.done = true
+		return ""
+	case manifest.RestartOnFailure:
+		if s.ExitCode != nil && *s.ExitCode == 0 {
+			w.done = true
+			return ""
+		}
+	}
+	until := c.restartAt(s, h, of, spec.RestartBackoff)
+	if until.After(c.in.Now) {
+		w.hold = &Hold{Name: w.name, Reason: ReasonCrashLoop, Message: exitText(s, h.Crashes), Until: until}
+		return ""
+	}
+	return exitText(s, h.Crashes)
+}
+
+// dueFirst says why a container that was made and never ran is to be started now.
+func (c *computation) dueFirst(w *work, of manifest.Workload) string {
+	switch s := w.keep; {
+	case s.Reason == "" && !c.set.Node.Unschedulable:
+		return "it was made and not started"
+	case s.Reason == "":
+		c.unschedulable(w, "is not started")
+		return ""
+	case of.Digest != w.want.Digest:
+		return "" // it never ran, so there is nothing to keep alive until the new one can be made
+	default:
+		return "starting it failed before: " + s.Message
+	}
+}
+
+// restartAt returns when a container that exited is to be started again: the first time at once, then after initial,
+// doubling up to max; from the beginning after a long run.
+func (c *computation) restartAt(s *runtime.Status, h History, of manifest.Workload, b *manifest.RestartBackoff) time.Time {
+	if h.Crashes == 0 || s.Ran >= longRun {
+		return time.Time{}
+	}
+	initial, longest := restartInitial, restartMax
+	if b != nil && b.Initial != nil {
+		initial = max(time.Duration(*b.Initial), restartMin)
+	}
+	if b != nil && b.Max != nil {
+		longest = max(time.Duration(*b.Max), initial)
+	}
+	delay := initial
+	for i := 1; i < h.Crashes && delay < longest; i++ {
+		delay *= 2
+	}
+	delay = min(delay, longest)
+	from := s.FinishedAt
+	if h.Digest != of.Digest && h.LastFailure.After(from) {
+		from = h.LastFailure
+	}
+	if from.After(c.in.Now.Add(delay)) {
+		return time.Time{} // the clock was set back
+	}
+	return from.Add(delay)
+}
+
+// exitText says how a container ended.
+func exitText(s *runtime.Status, crashes int) string {
+	text := "its exit was not seen"
+	switch {
+	case s.OOMKilled:
+		text = "ran out of memory"
+		if s.Spec.Limits.Memory > 0 {
+			text += " (limit " + manifest.Bytes(s.Spec.Limits.Memory).String() + ")"
+		}
+	case s.ExitCode != nil:
+		text = fmt.Sprintf("exited with code %d", *s.ExitCode)
+	case s.Message != "":
+		text = s.Message
+	}
+	if crashes > 0 && s.Ran < longRun {
+		text += fmt.Sprintf(" after %v, restarted %d times before", s.Ran.Round(time.Millisecond), crashes)
+		if crashes == 1 {
+			text = text[:len(text)-len("1 times before")] + "once before"
+		}
+	}
+	return text
+}

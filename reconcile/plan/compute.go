@@ -1,0 +1,196 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// Compute decides what to do now. It is total and deterministic: any input gives a plan, and the order of workloads
+// and containers in it makes no difference. Only containers that carry an Origin are looked at: others are not ours.
+func Compute(in Input) Plan {
+	c := newComputation(in)
+	p := Plan{Revision: in.Desired.Revision, Blocked: c.guard(), Steps: []Step{}}
+	switch {
+	case p.Blocked == nil:
+		c.set = &in.Desired
+	case in.Accepted != nil:
+		c.set = in.Accepted
+	}
+	if p.Blocked != nil {
+		c.renames = renames{}
+	}
+	if c.set != nil { // else nothing was ever accepted, and there is nothing to keep alive
+		c.gather()
+		for _, w := range c.works {
+			c.decide(w)
+			c.respectFlight(w)
+		}
+		c.cancelUnwanted()
+		p.Steps = append(p.Steps, c.order()...)
+	}
+	p.Cancel = c.cancel
+	for _, w := range c.works {
+		if w.hold != nil {
+			p.Held = append(p.Held, *w.hold)
+			c.wakeAt(w.hold.Until)
+		}
+	}
+	p.Wake = c.wake
+	p.ID = identify(p)
+	return p
+}
+
+// computation is one run of Compute.
+type computation struct {
+	in     Input
+	set    *manifest.Set // what is brought about: the desired set or, while blocked, the accepted one; nil: nothing
+	works  []*work       // sorted by name
+	byName map[manifest.Name]*work
+	// observed holds our containers by name, oldest first.
+	observed map[manifest.Name][]*runtime.Status
+	desired  map[manifest.Name]*manifest.Workload
+	accepted map[manifest.Name]*manifest.Workload
+	renames  renames
+	cancel   []manifest.Name
+	wake     time.Time
+}
+
+// work is one name: what is wanted of it, what is here of it, and what was decided.
+type work struct {
+	name  manifest.Name
+	want  *manifest.Workload // nil: it is to go
+	keep  *runtime.Status    // the container that counts; nil: none
+	extra []*runtime.Status  // the others, to be taken away
+	step  *Step
+	hold  *Hold
+	done  bool // ran to its end, and is not to be started again
+}
+
+func newComputation(in Input) *computation {
+	c := &computation{in: in, observed: make(map[manifest.Name][]*runtime.Status, len(in.Observed))}
+	for i := range in.Observed {
+		s := &in.Observed[i]
+		if len(s.Spec.Origin) == 0 {
+			continue
+		}
+		n := manifest.Name{Namespace: s.Spec.Name.Namespace, Name: s.Spec.Name.Name}
+		c.observed[n] = append(c.observed[n], s)
+	}
+	for _, list := range c.observed {
+		slices.SortFunc(list, compareAge)
+	}
+	c.desired = byName(in.Desired.Workloads)
+	if in.Accepted != nil {
+		c.accepted = byName(in.Accepted.Workloads)
+	}
+	return c
+}
+
+func byName(list []manifest.Workload) map[manifest.Name]*manifest.Workload {
+	out := make(map[manifest.Name]*manifest.Workload, len(list))
+	for i := range list {
+		out[list[i].Name] = &list[i]
+	}
+	return out
+}
+
+// gather makes one work for each name that is wanted or here.
+func (c *computation) gather() {
+	c.byName = make(map[manifest.Name]*work, len(c.set.Workloads))
+	for i := range c.set.Workloads {
+		w := &c.set.Workloads[i]
+		c.byName[w.Name] = &work{name: w.Name, want: w}
+	}
+	for name := range c.observed {
+		if c.byName[name] == nil {
+			c.byName[name] = &work{name: name}
+		}
+	}
+	c.works = make([]*work, 0, len(c.byName))
+	for _, w := range c.byName {
+		digest := ""
+		if w.want != nil {
+			digest = w.want.Digest
+		}
+		w.keep, w.extra = pick(c.observed[w.name], digest)
+		c.works = append(c.works, w)
+	}
+	slices.SortFunc(c.works, func(a, b *work) int { return a.name.Compare(b.name) })
+}
+
+func (c *computation) wakeAt(t time.Time) {
+	if !t.IsZero() && (c.wake.IsZero() || t.Before(c.wake)) {
+		c.wake = t
+	}
+}
+
+// respectFlight drops what a step in flight is bringing about already, and cancels one that brings about something else.
+func (c *computation) respectFlight(w *work) {
+	f, ok := c.in.InFlight[w.name]
+	if !ok {
+		return
+	}
+	wanted := ""
+	switch {
+	case w.step != nil:
+		wanted = w.step.Workload.Digest
+	case w.hold != nil && w.keep != nil && w.keep.Spec.OriginDigest == f.Digest:
+		return // keeps alive what runs while the new is held
+	case w.want != nil:
+		wanted = w.want.Digest
+	}
+	if f.Digest == wanted {
+		w.step, w.hold = nil, nil
+		return
+	}
+	c.cancel = append(c.cancel, w.name)
+}
+
+// cancelUnwanted cancels steps in flight of names that are neither wanted nor here.
+func (c *computation) cancelUnwanted() {
+	for name, f := range c.in.InFlight {
+		if c.byName[name] == nil && f.Digest != "" {
+			c.cancel = append(c.cancel, name)
+		}
+	}
+	slices.SortFunc(c.cancel, manifest.Name.Compare)
+}
+
+// identify returns a hash of everything that a plan says.
+func identify(p Plan) string {
+	type step struct {
+		Step
+		Digest, Image string
+		ID            runtime.ID
+		Remove        []Removal
+		Secrets       map[string]string
+	}
+	content := struct {
+		Plan  Plan
+		Steps []step
+	}{Plan: p}
+	content.Plan.Steps = nil
+	for _, s := range p.Steps {
+		image := ""
+		if s.Spec.Image != nil {
+			image = s.Spec.Image.Digest
+		}
+		content.Steps = append(content.Steps, step{s, s.Workload.Digest, image, s.ID, s.Remove, s.Spec.SecretDigests})
+	}
+	b, err := json.Marshal(content)
+	if err != nil { // only a time outside of the years 0 to 9999 does that
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

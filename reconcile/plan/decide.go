@@ -1,0 +1,280 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// Reasons of a Hold that are not a runtime's.
+const (
+	ReasonCrashLoop     = "CrashLoopBackOff"
+	ReasonImagePull     = "ImagePullBackOff"
+	ReasonDependency    = "DependencyNotReady"
+	ReasonUnschedulable = "Unschedulable"
+	ReasonNotSupported  = "NotSupported"
+	ReasonConfig        = "CreateContainerConfigError" // the manifest cannot be lowered
+)
+
+// decide says what a name needs now, its dependencies apart.
+func (c *computation) decide(w *work) {
+	switch {
+	case w.want == nil:
+		c.remove(w)
+	case w.want.Kind != manifest.KindContainer:
+		w.hold = &Hold{Name: w.name, Reason: ReasonNotSupported, Message: string(w.want.Kind) + " is not supported yet"}
+	case w.keep == nil:
+		c.create(w)
+	case w.keep.Spec.OriginDigest != w.want.Digest:
+		c.change(w)
+	default:
+		c.upkeep(w)
+	}
+	if w.step == nil && w.keep != nil && w.want != nil && len(w.extra) > 0 {
+		c.removeLeftovers(w)
+	}
+}
+
+// create makes a container where there is none.
+func (c *computation) create(w *work) {
+	reason := "new"
+	if from, ok := c.renames.from[w.name]; ok {
+		reason = "renamed from " + from.Short()
+	} else if c.accepted[w.name] != nil {
+		reason = "missing: it has no container"
+	}
+	if c.unschedulable(w, "is not started") || c.refused(w) || c.gated(w) {
+		return
+	}
+	spec, ok := c.spec(w)
+	if !ok {
+		return
+	}
+	w.step = &Step{Op: OpCreate, Workload: *w.want, Spec: spec, Remove: removals(w.extra), Reason: reason}
+}
+
+// change brings a container from what it was made from to what is wanted. While that is not possible, the old one is
+// kept alive.
+func (c *computation) change(w *work) {
+	old, err := manifest.DecodeWorkload(w.keep.Spec.Origin)
+	if err != nil {
+		c.replace(w, "what it was made from cannot be read: "+err.Error(), nil)
+		return
+	}
+	changes := manifest.Diff(old, *w.want)
+	if manifest.Strongest(changes) == manifest.ClassReplace {
+		c.replace(w, summary(changes), changes)
+	} else {
+		c.update(w, changes)
+	}
+	if w.step == nil {
+		c.keepAlive(w, old)
+	}
+}
+
+// replace makes a new container in the place of the old.
+func (c *computation) replace(w *work, reason string, changes []manifest.Change) {
+	if c.unschedulable(w, "is not replaced") || c.refused(w) || c.gated(w) {
+		return
+	}
+	spec, ok := c.spec(w)
+	if !ok {
+		return
+	}
+	w.step = &Step{
+		Op: OpReplace, Workload: *w.want, Spec: spec, Reason: reason, Changes: changes,
+		Remove: removals([]*runtime.Status{w.keep}, w.extra),
+	}
+}
+
+// update makes what is wanted the container's spec without touching its process.
+func (c *computation) update(w *work, changes []manifest.Change) {
+	if c.refused(w) || c.gated(w) {
+		return
+	}
+	spec, ok := c.spec(w)
+	if !ok {
+		return
+	}
+	if why := c.stale(w, spec.Image); why != "" {
+		c.replace(w, why, changes)
+		return
+	}
+	w.step = &Step{
+		Op: OpUpdate, Workload: *w.want, Spec: spec, ID: w.keep.ID, Reason: summary(changes), Changes: changes,
+	}
+}
+
+// upkeep looks after a container that was made from what is wanted.
+func (c *computation) upkeep(w *work) {
+	if why := c.stale(w, w.keep.Spec.Image); why != "" {
+		c.replace(w, why, nil)
+		if w.step == nil {
+			c.keepAlive(w, *w.want)
+		}
+		return
+	}
+	if name := c.unrecordedSecret(w); name != "" {
+		spec := w.keep.Spec
+		spec.SecretDigests = c.secretDigests(w)
+		w.step = &Step{
+			Op: OpUpdate, Workload: *w.want, Spec: spec, ID: w.keep.ID,
+			Reason: "content of Secret " + name + " is known now",
+		}
+		return
+	}
+	if why := c.due(w, *w.want); why != "" && !c.refused(w) && !c.gated(w) {
+		c.restart(w, *w.want, why)
+	}
+}
+
+// keepAlive starts the old container again where it is due, while the new one is held for a reason of its own.
+func (c *computation) keepAlive(w *work, old manifest.Workload) {
+	held := w.hold
+	why := c.due(w, old)
+	if refusal, _ := refuse(old, c.in.Facts, c.in.Policy); why != "" && refusal == "" {
+		c.restart(w, old, why)
+	}
+	if held != nil {
+		if w.hold != held {
+			c.wakeAt(w.hold.Until)
+		}
+		w.hold = held
+	}
+}
+
+func (c *computation) restart(w *work, of manifest.Workload, why string) {
+	w.step = &Step{
+		Op: OpRestart, Workload: of, Spec: w.keep.Spec, ID: w.keep.ID, Remove: removals(w.extra), Reason: why,
+	}
+}
+
+// remove takes away every container of a name that is not wanted any more.
+func (c *computation) remove(w *work) {
+	if c.unschedulable(w, "is not removed") || c.removalGated(w) {
+		return
+	}
+	reason := "not in " + c.set.Revision.Short() + " any more"
+	if to, ok := c.renames.to[w.name]; ok {
+		reason = "renamed to " + to.Short()
+	}
+	w.step = &Step{Op: OpRemove, Remove: removals(w.extra, []*runtime.Status{w.keep}), Reason: reason}
+}
+
+// removeLeftovers takes away what is beside the container that counts, once nothing else is to be done for the name.
+func (c *computation) removeLeftovers(w *work) {
+	if w.hold != nil || c.set.Node.Unschedulable || c.removalGated(w) {
+		return
+	}
+	reason := "a leftover of an update that was interrupted"
+	if len(w.extra) > 1 {
+		reason = fmt.Sprintf("%d leftovers of updates that were interrupted", len(w.extra))
+	}
+	w.step = &Step{
+		Op: OpRemove, Workload: *w.want, Spec: w.keep.Spec, ID: w.keep.ID, Remove: removals(w.extra), Reason: reason,
+	}
+}
+
+// unschedulable holds w where the node starts nothing new and stops nothing. Crashed containers still restart.
+func (c *computation) unschedulable(w *work, what string) bool {
+	if !c.set.Node.Unschedulable {
+		return false
+	}
+	w.hold = &Hold{
+		Name: w.name, Reason: ReasonUnschedulable,
+		Message: fmt.Sprintf("%s while node %s is unschedulable", what, c.set.Node.Name),
+	}
+	return true
+}
+
+// refused holds w where this server cannot or may not run it.
+func (c *computation) refused(w *work) bool {
+	reason, message := refuse(*w.want, c.in.Facts, c.in.Policy)
+	if reason == "" {
+		return false
+	}
+	if w.keep != nil && w.keep.State == runtime.StateRunning && w.keep.Spec.OriginDigest != w.want.Digest {
+		message += "; what ran before is kept"
+	}
+	w.hold = &Hold{Name: w.name, Reason: reason, Message: message}
+	return true
+}
+
+// spec lowers what is wanted, pinned to the image that is known for it. It holds w where that cannot be done.
+func (c *computation) spec(w *work) (runtime.Spec, bool) {
+	spec, err := Lower(*w.want)
+	if err != nil {
+		w.hold = &Hold{Name: w.name, Reason: ReasonConfig, Message: err.Error()}
+		return runtime.Spec{}, false
+	}
+	spec.Revision = c.set.Revision.Commit
+	spec.SecretDigests = c.secretDigests(w)
+	if spec.Image != nil {
+		spec.Image.Digest = c.pin(w, spec.Image)
+	}
+	return spec, true
+}
+
+// pin returns the digest that an image reference is taken to mean: what it was last looked up as with Always, else what
+// it meant for the container that is here. References are resolved once: empty, where nobody did yet.
+func (c *computation) pin(w *work, image *runtime.Image) string {
+	if digest := c.lookedUp(image); digest != "" {
+		return digest
+	}
+	if w.keep != nil && w.keep.Spec.Image != nil && w.keep.Spec.Image.Ref == image.Ref {
+		return w.keep.ImageDigest
+	}
+	return ""
+}
+
+// lookedUp returns the present digest of an image that is to be looked up always; empty for others, for references that
+// name a digest themselves, and where the registry was not asked.
+func (c *computation) lookedUp(image *runtime.Image) string {
+	if image == nil || image.PullPolicy != runtime.PullAlways || strings.Contains(image.Ref, "@") {
+		return ""
+	}
+	return c.in.ImageDigests[image.Ref]
+}
+
+// stale says why a container must be replaced though its manifest did not change; empty: it need not.
+func (c *computation) stale(w *work, image *runtime.Image) string {
+	if now := c.lookedUp(image); now != "" && now != w.keep.ImageDigest && (w.keep.Spec.Image == nil || now != w.keep.Spec.Image.Digest) {
+		return fmt.Sprintf("image %s is a newer one: %s -> %s", image.Ref, abbreviate(w.keep.ImageDigest), abbreviate(now))
+	}
+	for _, name := range sortedKeys(w.want.Secrets) {
+		dir := w.want.Secrets[name].FromDirectory
+		now, had := c.in.SecretDigests[dir], w.keep.Spec.SecretDigests[dir]
+		if now != "" && had != "" && now != had {
+			return "content of Secret " + name + " changed"
+		}
+	}
+	return ""
+}
+
+// unrecordedSecret returns a Secret whose content was not known when the container was made, and now is.
+func (c *computation) unrecordedSecret(w *work) string {
+	for _, name := range sortedKeys(w.want.Secrets) {
+		dir := w.want.Secrets[name].FromDirectory
+		if c.in.SecretDigests[dir] != "" && w.keep.Spec.SecretDigests[dir] == "" {
+			return name
+		}
+	}
+	return ""
+}
+
+func (c *computation) secretDigests(w *work) map[string]string {
+	if len(w.want.Secrets) == 0 {
+		return nil
+	}
+	out := map[string]string{}
+	for _, s := range w.want.Secrets {
+		if digest := c.in.SecretDigests[s.FromDirectory]; digest != "" {
+			out[s.FromDirectory] = digest
+		} else if w.keep != nil && w.keep.Spec.SecretDigests[s.FromDirectory] != "" {
+			out[s.FromDirectory] = w.keep.Spec.SecretDigests[s.FromDirectory]
+		}
+	}
+	return out
+}

@@ -1,0 +1,151 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"reconciler/manifest"
+)
+
+// Reasons of a Block.
+const (
+	BlockUnknownNode = "UnknownNode"
+	BlockNodeRenamed = "NodeRenamed"
+	BlockMovedBranch = "MovedBranch"
+	BlockEmptying    = "Emptying"
+)
+
+// AllowRemove is the word of a Reconciler-Allow trailer that lets a commit remove what Emptying would hold.
+const AllowRemove = "remove"
+
+// minRemoved is from how many removals on the share of them counts.
+const minRemoved = 3
+
+// guard says why the desired set may not be applied; nil: it may. Which node this is can only be settled by the
+// repository, so nothing approves a node that it does not know.
+func (c *computation) guard() *Block {
+	d := c.in.Desired
+	c.findRenames()
+	approve := fmt.Sprintf("`reconciler approve %s`", d.Revision.Short())
+	if !d.NodeKnown {
+		return &Block{Reason: BlockUnknownNode, Message: fmt.Sprintf(
+			"commit %s has Node manifests and none for node %s: add one, or start the agent with --node and a name that has one",
+			d.Revision.Short(), d.Node.Name)}
+	}
+	if c.in.Approved[d.Revision.Commit] {
+		return nil
+	}
+	if c.in.KeptNode != "" && c.in.KeptNode != d.Node.Name {
+		return &Block{Reason: BlockNodeRenamed, Message: fmt.Sprintf(
+			"this server was node %s and is now started as %s: if that is meant, %s; else start the agent with --node %s",
+			c.in.KeptNode, d.Node.Name, approve, c.in.KeptNode)}
+	}
+	if c.in.Ancestry != AncestryForward {
+		what := "does not follow the commit that was applied last: the branch was moved"
+		if c.in.Ancestry == AncestryUnknown {
+			what = "is of a history that does not have the commit that was applied last"
+		}
+		return &Block{Reason: BlockMovedBranch, Message: fmt.Sprintf(
+			"commit %s %s: if that is meant, %s on this node", d.Revision.Short(), what, approve)}
+	}
+	if slices.Contains(d.Revision.Allow, AllowRemove) {
+		return nil
+	}
+	return c.guardEmptying(approve)
+}
+
+// guardEmptying blocks a commit that takes away too much of what is here: everything, or three and more than the
+// allowed share. What was not in force, such as the rest of a removal that was let through before, does not count.
+func (c *computation) guardEmptying(approve string) *Block {
+	total := 0
+	var removed []string
+	for name := range c.observed {
+		if c.in.Accepted != nil && c.accepted[name] == nil {
+			continue
+		}
+		total++
+		if _, renamed := c.renames.to[name]; c.desired[name] == nil && !renamed {
+			removed = append(removed, name.Short())
+		}
+	}
+	n := len(removed)
+	if n == 0 || n < total && (n < minRemoved || n*100 <= c.in.Policy.MaxRemove*total) {
+		return nil
+	}
+	slices.Sort(removed)
+	const shown = 5
+	list := strings.Join(removed[:min(n, shown)], ", ")
+	if n > shown {
+		list += fmt.Sprintf(" and %d more", n-shown)
+	}
+	return &Block{Reason: BlockEmptying, Message: fmt.Sprintf(
+		"commit %s would remove %d of the %d containers of this node (%s): if that is meant, %s, or say \"Reconciler-Allow: %s\" in the commit message",
+		c.in.Desired.Revision.Short(), n, total, list, approve, AllowRemove)}
+}
+
+// renames pairs workloads that went with equal ones that came under another name.
+type renames struct {
+	to   map[manifest.Name]manifest.Name // old name to new name
+	from map[manifest.Name]manifest.Name // new name to old name
+}
+
+// findRenames pairs what is here and not desired any more with what is desired and not here. Only those are compared,
+// so that an unchanged set costs nothing.
+func (c *computation) findRenames() {
+	var gone, come []manifest.Name
+	for name := range c.observed {
+		if c.desired[name] == nil {
+			gone = append(gone, name)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for name := range c.desired {
+		if c.observed[name] == nil {
+			come = append(come, name)
+		}
+	}
+	slices.SortFunc(gone, manifest.Name.Compare)
+	slices.SortFunc(come, manifest.Name.Compare)
+	c.renames = renames{to: map[manifest.Name]manifest.Name{}, from: map[manifest.Name]manifest.Name{}}
+	byContent := map[string][]manifest.Name{}
+	for _, name := range come {
+		key := contentOf(*c.desired[name])
+		byContent[key] = append(byContent[key], name)
+	}
+	for _, name := range gone {
+		old, ok := c.formerly(name)
+		if !ok {
+			continue
+		}
+		key := contentOf(old)
+		if list := byContent[key]; len(list) > 0 && key != "" {
+			c.renames.to[name], c.renames.from[list[0]] = list[0], name
+			byContent[key] = list[1:]
+		}
+	}
+}
+
+// formerly returns what a name that is gone was: as accepted, else as its newest container says.
+func (c *computation) formerly(name manifest.Name) (manifest.Workload, bool) {
+	if w := c.accepted[name]; w != nil {
+		return *w, true
+	}
+	here := c.observed[name]
+	old, err := manifest.DecodeWorkload(here[len(here)-1].Spec.Origin)
+	return old, err == nil
+}
+
+// contentOf returns everything of w that a rename leaves alone.
+func contentOf(w manifest.Workload) string {
+	b, err := json.Marshal(manifest.Workload{
+		Kind: w.Kind, Name: manifest.Name{Namespace: w.Name.Namespace}, Spec: w.Spec, Configs: w.Configs, Secrets: w.Secrets, NodeEnv: w.NodeEnv,
+	})
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

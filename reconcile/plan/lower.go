@@ -1,0 +1,202 @@
+package plan
+
+import (
+	"fmt"
+	"io/fs"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// Where neither the manifest nor the release's defaults say.
+const (
+	filesMode = 0o644
+	stopGrace = 10 * time.Second
+)
+
+// Lower returns what w means to a runtime, with this release's defaults. It needs nothing but w, so that a workload
+// that was kept means the same without its commit. Revision, the pinned image and SecretDigests are left empty.
+func Lower(w manifest.Workload) (runtime.Spec, error) {
+	origin, err := w.Encode()
+	if err != nil {
+		return runtime.Spec{}, fmt.Errorf("keep the manifest of %s: %w", w.Name.Short(), err)
+	}
+	s := manifest.Defaulted(w.Spec)
+	env, err := resolveEnv(w, s)
+	if err != nil {
+		return runtime.Spec{}, err
+	}
+	out := runtime.Spec{
+		Name:         runtimeName(w.Name),
+		Origin:       origin,
+		OriginDigest: w.Digest,
+		Command:      env.expandAll(s.Command),
+		Args:         env.expandAll(s.Args),
+		WorkingDir:   s.WorkingDir,
+		Env:          env.vars,
+		EnvFrom:      env.sources,
+		Hostname:     s.Hostname,
+		Init:         value(s.Init),
+		ShmSize:      int64(value(s.ShmSize)),
+		StopSignal:   s.StopSignal,
+		StopGrace:    stopGrace,
+	}
+	if env.err != nil {
+		return runtime.Spec{}, env.err
+	}
+	if out.Hostname == "" {
+		out.Hostname = w.Name.Name
+	}
+	if s.TerminationGracePeriodSeconds != nil {
+		out.StopGrace = time.Duration(*s.TerminationGracePeriodSeconds) * time.Second
+	}
+	lowerRoot(&out, s)
+	lowerLimits(&out, s)
+	if out.Network, err = lowerNetwork(s.Network); err != nil {
+		return runtime.Spec{}, err
+	}
+	if out.Mounts, err = lowerMounts(w, s); err != nil {
+		return runtime.Spec{}, err
+	}
+	if out.Security, err = lowerSecurity(s.SecurityContext); err != nil {
+		return runtime.Spec{}, err
+	}
+	return out, nil
+}
+
+func runtimeName(n manifest.Name) runtime.Name {
+	return runtime.Name{Namespace: n.Namespace, Name: n.Name}
+}
+
+// value returns what p points at, or the zero value.
+func value[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+func lowerRoot(out *runtime.Spec, s manifest.Spec) {
+	if s.Image != "" {
+		out.Image = &runtime.Image{Ref: s.Image, PullPolicy: runtime.PullPolicy(s.ImagePullPolicy)}
+		if out.Image.PullPolicy == "" {
+			out.Image.PullPolicy = runtime.PullIfNotPresent
+		}
+	}
+	if s.Capture == nil {
+		return
+	}
+	for _, p := range s.Capture.Paths {
+		to := p.To
+		if to == "" {
+			to = p.From
+		}
+		out.Capture = append(out.Capture, runtime.Path{From: p.From, To: to})
+	}
+}
+
+func lowerLimits(out *runtime.Spec, s manifest.Spec) {
+	if s.Resources != nil && s.Resources.Limits != nil {
+		l := s.Resources.Limits
+		out.Limits = runtime.Resources{
+			CPUMillis: int64(value(l.CPU)),
+			Memory:    int64(value(l.Memory)),
+			Pids:      value(l.Pids),
+		}
+	}
+	if s.Logs != nil {
+		out.Logs = runtime.Logs{MaxSize: int64(value(s.Logs.MaxSize)), MaxFiles: int(value(s.Logs.MaxFiles))}
+	}
+}
+
+func lowerNetwork(n manifest.Network) (runtime.Network, error) {
+	switch n {
+	case "", manifest.Network(runtime.NetworkNone):
+		return runtime.NetworkNone, nil
+	case manifest.Network(runtime.NetworkHost):
+		return runtime.NetworkHost, nil
+	default:
+		return "", fmt.Errorf("spec.network: %s is not supported yet: use none or host", n)
+	}
+}
+
+func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) {
+	var out []runtime.Mount
+	for i, m := range s.Mounts {
+		to := runtime.Mount{Path: m.Path, ReadOnly: value(m.ReadOnly)}
+		mode := fs.FileMode(filesMode)
+		if m.Mode != nil {
+			mode = fs.FileMode(*m.Mode)
+		}
+		switch {
+		case m.Volume != "":
+			to.Volume = &runtime.Volume{Name: m.Volume, Shared: value(m.Shared)}
+		case m.Config != "":
+			content, err := configFiles(w, m.Config, m.Key)
+			if err != nil {
+				return nil, fmt.Errorf("spec.mounts[%d]: %w", i, err)
+			}
+			to.ReadOnly = true
+			to.Files = &runtime.Files{Name: m.Config, Key: m.Key, Mode: mode, Content: content}
+		case m.Secret != "":
+			from, ok := w.Secrets[m.Secret]
+			if !ok {
+				return nil, fmt.Errorf("spec.mounts[%d]: no Secret %s", i, m.Secret)
+			}
+			to.ReadOnly = true
+			to.Secret = &runtime.Secret{Name: m.Secret, Directory: from.FromDirectory, Key: m.Key, Mode: mode}
+		case m.HostPath != "":
+			to.HostPath = m.HostPath
+		case m.Tmpfs != nil:
+			to.Tmpfs = &runtime.Tmpfs{Size: int64(*m.Tmpfs)}
+		default:
+			return nil, fmt.Errorf("spec.mounts[%d]: says nothing to mount", i)
+		}
+		out = append(out, to)
+	}
+	return out, nil
+}
+
+// configFiles returns the files of a Config, or the one with key where key is not empty.
+func configFiles(w manifest.Workload, config, key string) (map[string][]byte, error) {
+	data, ok := w.Configs[config]
+	if !ok {
+		return nil, fmt.Errorf("no Config %s", config)
+	}
+	if key == "" {
+		return data, nil
+	}
+	content, ok := data[key]
+	if !ok {
+		return nil, fmt.Errorf("Config %s has no key %s", config, key)
+	}
+	return map[string][]byte{key: content}, nil
+}
+
+func lowerSecurity(s *manifest.SecurityContext) (runtime.Security, error) {
+	if s == nil {
+		return runtime.Security{}, nil
+	}
+	out := runtime.Security{
+		User:                     s.RunAsUser,
+		Group:                    s.RunAsGroup,
+		SupplementalGroups:       s.SupplementalGroups,
+		ReadOnlyRoot:             value(s.ReadOnlyRootFilesystem),
+		AllowPrivilegeEscalation: value(s.AllowPrivilegeEscalation),
+	}
+	if c := s.Capabilities; c != nil {
+		out.CapAdd, out.CapDrop = c.Add, c.Drop
+	}
+	if p := s.SeccompProfile; p != nil {
+		switch p.Type {
+		case manifest.SeccompUnconfined:
+			out.SeccompUnconfined = true
+		case "", manifest.SeccompRuntimeDefault:
+		default:
+			return runtime.Security{}, fmt.Errorf("spec.securityContext.seccompProfile.type: %s is not supported yet", p.Type)
+		}
+	}
+	return out, nil
+}

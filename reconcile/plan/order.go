@@ -1,0 +1,181 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/runtime"
+)
+
+// order puts the steps in the order of what depends on what: what is started after its dependencies, in the order of
+// names where that leaves a choice; then removals, dependants first. A start whose dependency does not run and is not
+// about to becomes a Hold.
+func (c *computation) order() []Step {
+	o := ordering{c: c, state: map[*work]visit{}}
+	var gone []*work
+	for _, w := range c.works {
+		switch {
+		case w.step == nil:
+		case w.want == nil:
+			gone = append(gone, w)
+		default:
+			o.add(w)
+		}
+	}
+	return append(o.steps, c.orderRemovals(gone)...)
+}
+
+type ordering struct {
+	c     *computation
+	state map[*work]visit
+	steps []Step
+}
+
+// visit is how far a walk along dependencies is with one name.
+type visit int
+
+const (
+	visiting visit = iota + 1
+	visited
+)
+
+// add adds w's step after those of its dependencies. A circle, which no valid manifest has, is cut where it is
+// entered.
+func (o *ordering) add(w *work) {
+	if o.state[w] != 0 {
+		return
+	}
+	o.state[w] = visiting
+	defer func() { o.state[w] = visited }()
+	if w.want == nil {
+		return
+	}
+	names := dependencies(*w.want)
+	for _, name := range names {
+		if dep := o.c.byName[name]; dep != nil {
+			o.add(dep)
+		}
+	}
+	if w.step == nil {
+		return
+	}
+	if w.step.starts() {
+		o.await(w, names)
+	}
+	if w.step != nil {
+		w.step.Name = w.name
+		o.steps = append(o.steps, *w.step)
+	}
+}
+
+// starts reports whether a step ends with a container being started.
+func (s Step) starts() bool { return s.Op == OpCreate || s.Op == OpReplace || s.Op == OpRestart }
+
+// await makes w's step wait for the steps of its dependencies, or holds w where one is neither there nor coming. That
+// goes for restarts too: after a reboot everything starts in order.
+func (o *ordering) await(w *work, names []manifest.Name) {
+	c := o.c
+	for _, name := range names {
+		if o.state[c.byName[name]] == visiting {
+			continue // a circle
+		}
+		switch why, until, coming := c.missing(name); {
+		case coming:
+			w.step.After = append(w.step.After, name)
+		case why != "":
+			w.step = nil
+			if w.hold == nil {
+				w.hold = &Hold{Name: w.name, Reason: ReasonDependency, Message: why, Until: until}
+			}
+			return
+		}
+	}
+	if from, ok := c.renames.from[w.name]; ok && w.step.Op == OpCreate && c.byName[from] != nil && c.byName[from].step != nil {
+		// Under its old name it may hold what only one can have, such as a volume.
+		w.step.After = append(w.step.After, from)
+	}
+}
+
+// missing says why a dependency is not there; coming means that a step of this plan or in flight brings it.
+func (c *computation) missing(name manifest.Name) (why string, until time.Time, coming bool) {
+	dep := c.byName[name]
+	if dep == nil || dep.want == nil {
+		return fmt.Sprintf("waits for %s, which is not meant to run here", name.Short()), time.Time{}, false
+	}
+	if dep.step != nil && dep.step.starts() {
+		return "", time.Time{}, true
+	}
+	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate {
+		return "", time.Time{}, true
+	}
+	if dep.done || dep.keep != nil && dep.keep.State == runtime.StateRunning {
+		return "", time.Time{}, false
+	}
+	if dep.hold != nil {
+		return fmt.Sprintf("waits for %s: %s: %s", name.Short(), dep.hold.Reason, dep.hold.Message), dep.hold.Until, false
+	}
+	return fmt.Sprintf("waits for %s, which does not run", name.Short()), time.Time{}, false
+}
+
+// dependencies returns the names that w depends on, sorted, each once.
+func dependencies(w manifest.Workload) []manifest.Name {
+	if len(w.Spec.DependsOn) == 0 {
+		return nil
+	}
+	var out []manifest.Name
+	for _, d := range w.Spec.DependsOn {
+		if name, err := manifest.ParseName(d.Name, w.Name.Namespace); err == nil {
+			out = append(out, name)
+		}
+	}
+	slices.SortFunc(out, manifest.Name.Compare)
+	return slices.Compact(out)
+}
+
+// orderRemovals puts dependants before what they depend on, as far as the containers still say what that was.
+func (c *computation) orderRemovals(gone []*work) []Step {
+	dependants := map[manifest.Name][]manifest.Name{}
+	if len(gone) > 1 {
+		for _, w := range gone {
+			for _, name := range c.formerDependencies(w) {
+				dependants[name] = append(dependants[name], w.name)
+			}
+		}
+	}
+	var steps []Step
+	state := map[manifest.Name]visit{}
+	var remove func(w *work)
+	remove = func(w *work) {
+		state[w.name] = visiting
+		for _, name := range dependants[w.name] { // sorted, since gone is
+			if state[name] == 0 {
+				remove(c.byName[name])
+			}
+			if state[name] == visited {
+				w.step.After = append(w.step.After, name)
+			}
+		}
+		state[w.name] = visited
+		w.step.Name = w.name
+		steps = append(steps, *w.step)
+	}
+	for _, w := range gone {
+		if state[w.name] == 0 {
+			remove(w)
+		}
+	}
+	return steps
+}
+
+func (c *computation) formerDependencies(w *work) []manifest.Name {
+	if w.keep == nil {
+		return nil
+	}
+	old, err := manifest.DecodeWorkload(w.keep.Spec.Origin)
+	if err != nil {
+		return nil
+	}
+	return dependencies(old)
+}

@@ -2,85 +2,243 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"io"
-	"iter"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
 )
-
-var errSkeleton = errors.New("not here yet")
-
-// Run is the supervisor itself: it blocks until Shutdown is asked for or ctx ends. Containers survive its end.
-// A second one on the same run directory is refused with ErrAlreadyRunning.
-func Run(ctx context.Context, cfg Config) error { return errSkeleton }
-
-// Ensure connects to the instance's supervisor, or starts one by executing self (such as
-// ["/proc/self/exe", "supervisor", "--run-dir", ...], whose main calls Run) detached from the caller, and returns once
-// it answers. Several callers may do so at once: one supervisor results.
-func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) { return nil, errSkeleton }
-
-// Dial connects to a running supervisor. Where there is none the error is ErrNotRunning.
-func Dial(ctx context.Context, cfg Config) (*Client, error) { return nil, errSkeleton }
 
 // Client asks things of a supervisor. It is safe for concurrent use and holds no connection between calls, so that it
 // goes on working when the supervisor was replaced. Every error is a *runtime.Error, except those of the context.
 type Client struct{ socket string }
 
+func socketPath(cfg Config) string { return filepath.Join(cfg.RunDir, "supervisor.sock") }
+
+// Dial connects to a running supervisor. Where there is none the error is ErrNotRunning.
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	c := &Client{socket: socketPath(cfg)}
+	v, err := c.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if v.Protocol != protocolVersion {
+		return nil, &runtime.Error{
+			Op: "ask the supervisor", Permanent: true,
+			Err:  fmt.Errorf("it speaks version %d of the protocol, this binary %d", v.Protocol, protocolVersion),
+			Hint: "use the binary that it was started with (pid " + fmt.Sprint(v.Pid) + "), or restart it",
+		}
+	}
+	return c, nil
+}
+
+// open dials the socket; the connection breaks off when ctx ends.
+func (c *Client) open(ctx context.Context) (*net.UnixConn, func(), error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+			err = ErrNotRunning
+		}
+		return nil, nil, &runtime.Error{Op: "ask the supervisor", Err: err}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		stop()
+		return nil, nil, &runtime.Error{Op: "ask the supervisor", Err: errors.New("not a unix socket")}
+	}
+	return uc, func() { stop(); _ = conn.Close() }, nil
+}
+
+// send opens a connection and sends a request on it.
+func (c *Client) send(ctx context.Context, op string, body any, files ...*os.File) (*net.UnixConn, func(), error) {
+	conn, done, err := c.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := json.Marshal(body)
+	if err == nil {
+		err = writeFrame(conn, request{Protocol: protocolVersion, Op: op, Body: raw}, files...)
+	}
+	if err != nil {
+		done()
+		return nil, nil, callError(ctx, op, err)
+	}
+	return conn, done, nil
+}
+
+// receive reads one answer into out.
+func receive(ctx context.Context, conn *net.UnixConn, op string, out any) ([]*os.File, error) {
+	var resp response
+	files, err := readFrame(conn, maxFrame, &resp)
+	if err != nil {
+		return nil, callError(ctx, op, err)
+	}
+	if resp.Error != nil {
+		closeFiles(files...)
+		return nil, resp.Error.toError()
+	}
+	if out != nil && len(resp.Body) > 0 {
+		if err := json.Unmarshal(resp.Body, out); err != nil {
+			closeFiles(files...)
+			return nil, callError(ctx, op, err)
+		}
+	}
+	return files, nil
+}
+
+func callError(ctx context.Context, op string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &runtime.Error{Op: "ask the supervisor to " + op, Err: fmt.Errorf("connection broke: %w", err)}
+}
+
+func (c *Client) call(ctx context.Context, op string, body, out any) error {
+	conn, done, err := c.send(ctx, op, body)
+	if err != nil {
+		return err
+	}
+	defer done()
+	files, err := receive(ctx, conn, op, out)
+	closeFiles(files...)
+	return err
+}
+
 // Start runs what the bundle says. For a container that runs already it returns how it was started. After an error
-// nothing of the container is left but its output.
+// nothing of the container is left but its output. If the caller dies meanwhile, the start goes on.
 func (c *Client) Start(ctx context.Context, req StartRequest) (Started, error) {
-	return Started{}, errSkeleton
+	var s Started
+	err := c.call(ctx, opStart, req, &s)
+	return s, err
 }
 
 // Stop sends signal (empty: the container's own) and, after grace, kills every process of the container. It returns
 // once the exit is recorded, also where that was before. The supervisor keeps the time: it goes on if the caller dies or
 // ctx ends. A second call may shorten the grace, never lengthen it. A grace of zero or less kills at once.
 func (c *Client) Stop(ctx context.Context, id runtime.ID, signal string, grace time.Duration) (Exit, error) {
-	return Exit{}, errSkeleton
+	var e Exit
+	err := c.call(ctx, opStop, stopBody{ID: id, Signal: signal, Grace: grace}, &e)
+	return e, err
 }
 
-// Signal sends a signal, such as "SIGHUP" or "1", to process 1 of a running container.
-func (c *Client) Signal(ctx context.Context, id runtime.ID, signal string) error { return errSkeleton }
+// Signal sends a signal, such as "SIGHUP", "HUP" or "1", to process 1 of a running container.
+func (c *Client) Signal(ctx context.Context, id runtime.ID, signal string) error {
+	return c.call(ctx, opSignal, signalBody{ID: id, Signal: signal}, nil)
+}
 
 // Delete forgets a container: its libcontainer state, cgroup and FIFOs go; what runs is killed. Output and exit.json
 // stay. Deleting what is not known does nothing.
-func (c *Client) Delete(ctx context.Context, id runtime.ID) error { return errSkeleton }
+func (c *Client) Delete(ctx context.Context, id runtime.ID) error {
+	return c.call(ctx, opDelete, idBody{ID: id}, nil)
+}
 
-// Update changes the limits of a running container and the bounds of its kept output.
+// Update changes the limits of a running container and the bounds of its kept output. On one that has exited it does
+// nothing: the next start brings its own.
 func (c *Client) Update(ctx context.Context, id runtime.ID, limits runtime.Resources, logs runtime.Logs) error {
-	return errSkeleton
+	return c.call(ctx, opUpdate, updateBody{ID: id, Limits: limits, Logs: logs}, nil)
 }
 
 // List returns every container that was started and not deleted, sorted by ID.
-func (c *Client) List(ctx context.Context) ([]State, error) { return nil, errSkeleton }
-
-// Exec runs a command in a running container and returns its exit code, 128 + signal for a signal. stdin may be nil.
-// With a terminal all output comes by stdout. If ctx ends or the caller dies, the command is hung up and killed.
-func (c *Client) Exec(ctx context.Context, req ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	return 0, errSkeleton
+func (c *Client) List(ctx context.Context) ([]State, error) {
+	var s []State
+	err := c.call(ctx, opList, struct{}{}, &s)
+	return s, err
 }
 
 // Watch returns hints of starts and exits until ctx ends; the channel is closed then. After EventLost the supervisor is
 // gone or hints were dropped: List tells the truth. Events have no Name.
-func (c *Client) Watch(ctx context.Context) (<-chan runtime.Event, error) { return nil, errSkeleton }
-
-// Shutdown ends the supervisor and, with killContainers, every container first. It returns when the process is gone.
-func (c *Client) Shutdown(ctx context.Context, killContainers bool) error { return errSkeleton }
-
-// Version says what answers.
-func (c *Client) Version(ctx context.Context) (Version, error) { return Version{}, errSkeleton }
-
-// ReadLog reads the kept output of a container from its LogDir, oldest first. It needs no supervisor. With Follow it
-// goes on until ctx ends, which is not an error. An iteration that fails yields the error last.
-func ReadLog(ctx context.Context, dir string, opts LogOptions) iter.Seq2[LogEntry, error] {
-	return func(yield func(LogEntry, error) bool) { yield(LogEntry{}, errSkeleton) }
+func (c *Client) Watch(ctx context.Context) (<-chan runtime.Event, error) {
+	conn, done, err := c.send(ctx, opWatch, struct{}{})
+	if err != nil {
+		return nil, err
+	}
+	// The first answer says that the watch stands: whatever happens after Watch returned is seen.
+	if _, err := receive(ctx, conn, opWatch, nil); err != nil {
+		done()
+		return nil, err
+	}
+	events := make(chan runtime.Event, 16)
+	go func() {
+		defer close(events)
+		defer done()
+		for {
+			var e runtime.Event
+			_, err := receive(ctx, conn, opWatch, &e)
+			if err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				e = runtime.Event{Type: runtime.EventLost, Time: time.Now()}
+			}
+			select {
+			case events <- e:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return events, nil
 }
 
-// ReadExit reads how the last run ended from a container's LogDir; false where none has ended yet.
-func ReadExit(dir string) (Exit, bool, error) { return Exit{}, false, errSkeleton }
+// Shutdown ends the supervisor and, with killContainers, every container first. It returns when the process is gone.
+func (c *Client) Shutdown(ctx context.Context, killContainers bool) error {
+	conn, done, err := c.send(ctx, opShutdown, shutdownBody{Kill: killContainers})
+	if err != nil {
+		return err
+	}
+	defer done()
+	pidfd, err := peerPidfd(conn)
+	if err != nil {
+		return callError(ctx, opShutdown, err)
+	}
+	defer func() { _ = pidfd.Close() }()
+	if _, err := receive(ctx, conn, opShutdown, nil); err != nil {
+		return err
+	}
+	return waitPidfd(ctx, pidfd)
+}
 
-// InitBinary writes the tiny init for containers with `init: true` into runDir, once, and returns its path. Mount it
-// read-only into the container and put its path inside and "--" before the command.
-func InitBinary(runDir string) (string, error) { return "", errSkeleton }
+// peerPidfd returns a pidfd of the process that listens on the other side.
+func peerPidfd(conn *net.UnixConn) (*os.File, error) {
+	cred, err := peerCred(conn)
+	if err != nil {
+		return nil, err
+	}
+	return openPidfd(int(cred.Pid))
+}
+
+// peerCred returns who is on the other side, as the kernel says.
+func peerCred(conn *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	err = raw.Control(func(fd uintptr) {
+		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return cred, errors.Join(err, cerr)
+}
+
+// Version says what answers.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	var v Version
+	err := c.call(ctx, opVersion, struct{}{}, &v)
+	return v, err
+}

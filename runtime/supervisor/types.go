@@ -14,6 +14,9 @@ var ErrNotRunning = errors.New("the supervisor is not running")
 // ErrAlreadyRunning is wrapped by the error of Run where another supervisor holds the run directory.
 var ErrAlreadyRunning = errors.New("another supervisor uses this run directory")
 
+// ErrExited is wrapped by the error of a call that needs a running container where it is not.
+var ErrExited = errors.New("the container is not running")
+
 // Config says where a supervisor keeps its things.
 type Config struct {
 	StateDir string // survives a reboot; its own log is below

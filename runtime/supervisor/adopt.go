@@ -1,0 +1,156 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// reapTimeout is how long to wait for a process that was killed, or for whoever collects it.
+const reapTimeout = 2 * time.Second
+
+// adopt takes over what an earlier supervisor left in the run directory.
+func (s *server) adopt() {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		s.log.Error("cannot read run directory", "err", err)
+		return
+	}
+	for _, e := range entries {
+		var rec containerRecord
+		dir := filepath.Join(s.dir, e.Name())
+		if err := readJSON(filepath.Join(dir, recordFile), &rec); err != nil {
+			s.log.Error("cannot read record of container", "container", e.Name(), "err", err)
+			if errors.Is(err, fs.ErrNotExist) {
+				_ = os.RemoveAll(dir) // nothing was made before the record
+			}
+			continue
+		}
+		c := newContainer(s, rec.Request)
+		c.rec = rec
+		s.adoptOne(c)
+	}
+}
+
+func (s *server) adoptOne(c *container) {
+	lc, err := libcontainer.Load(s.lcRoot, string(c.id))
+	if err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
+		s.log.Error("cannot load container", "container", c.id, "err", err)
+	}
+	c.lc = lc
+	if c.rec.Pid == 0 || (lc != nil && waitsToStart(lc)) {
+		s.abandon(c)
+		return
+	}
+	s.containers[c.id] = c
+	if c.identify() {
+		if err := c.keepOutput(); err != nil {
+			c.warn("its output is not kept: " + err.Error())
+		}
+		if c.rec.Stopped && c.rec.KillBoot > 0 {
+			left := max(c.rec.KillBoot-bootTime(), 0)
+			c.killTime = time.Now().Add(left)
+			c.armLocked(left)
+		}
+		s.log.Info("container adopted", "container", c.id, "pid", c.rec.Pid)
+		s.watching.Go(c.watch)
+		return
+	}
+	s.lost(c)
+}
+
+// waitsToStart reports whether process 1 has not executed its command yet.
+func waitsToStart(lc *libcontainer.Container) bool {
+	st, err := lc.Status()
+	return err == nil && st == libcontainer.Created
+}
+
+// abandon removes a container whose start was not finished; its caller was told nothing.
+func (s *server) abandon(c *container) {
+	if c.lc != nil {
+		if st, err := c.lc.State(); err == nil && st.InitProcessPid > 0 {
+			if pidfd, err := openPidfd(st.InitProcessPid); err == nil {
+				if ticks, alive, err := processStart(st.InitProcessPid); err == nil && alive && ticks == st.InitProcessStartTime {
+					_ = signalPidfd(pidfd, unix.SIGKILL)
+					ctx, cancel := context.WithTimeout(context.Background(), reapTimeout)
+					_ = waitPidfd(ctx, pidfd)
+					cancel()
+				}
+				_ = pidfd.Close()
+			}
+		}
+		c.destroy()
+	}
+	_ = os.RemoveAll(filepath.Join(s.lcRoot, string(c.id)))
+	_ = os.RemoveAll(c.dir)
+	s.log.Warn("an unfinished start was undone", "container", c.id)
+}
+
+// identify opens a pidfd of process 1 if that is still the process that was started.
+func (c *container) identify() bool {
+	if c.lc == nil {
+		return false
+	}
+	pidfd, err := openPidfd(c.rec.Pid)
+	if err != nil {
+		return false
+	}
+	// Looked at after the pidfd is open: from here on the number cannot come to mean another.
+	ticks, alive, err := processStart(c.rec.Pid)
+	if err != nil || !alive || ticks != c.rec.StartTime {
+		_ = pidfd.Close()
+		return false
+	}
+	c.pidfd = pidfd
+	return true
+}
+
+// lost deals with a container that ended while nobody looked. Its exit may have been recorded before the old
+// supervisor died; otherwise it is unknown, and is never made up.
+func (s *server) lost(c *container) {
+	dir := c.rec.Request.LogDir
+	e, ok, err := ReadExit(dir)
+	if err != nil || !ok || !e.StartedAt.Equal(c.rec.StartedAt) {
+		e = Exit{
+			Version: exitVersion, StartedAt: c.rec.StartedAt, FinishedAt: time.Now(), Ran: bootTime() - c.rec.StartBoot,
+			Stopped: c.rec.Stopped, Reason: runtime.ReasonSupervisorLost,
+		}
+		if err := writeJSON(filepath.Join(dir, exitFile), e); err != nil {
+			c.warn("its exit could not be recorded: " + err.Error())
+		}
+	}
+	// What the container wrote and nobody moved is gone with the last who held its pipes; what was moved is recorded.
+	if log, err := openLog(dir, c.rec.Request.Logs, nil); err == nil {
+		log.close()
+	}
+	c.destroy()
+	c.lc, c.exit = nil, &e
+	close(c.exited)
+	s.log.Warn("container ended unseen", "container", c.id, "known", e.Code != nil)
+}
+
+// pidfdExit asks the kernel how a process that was not our child ended (Linux 6.15). That is known only after its
+// parent has collected it, which is when the pidfd hangs up; until then the answer has no exit in its mask, succeeds with
+// exit code 0, and must not be believed.
+func pidfdExit(pidfd *os.File) (status unix.WaitStatus, known bool) {
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(reapTimeout.Milliseconds()))
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if err := unix.IoctlPidfdInfo(int(fd), &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			status, known = unix.WaitStatus(info.Exit_code), true
+		}
+	})
+	return status, known
+}

@@ -1,0 +1,127 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// cgroupRoots returns where every cgroup hierarchy of this server is mounted: one for v2, several for v1 and hybrid.
+func cgroupRoots() ([]string, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	roots := make([]string, 0, len(mounts))
+	seen := map[string]bool{}
+	for _, m := range mounts {
+		key := fmt.Sprintf("%d:%d", m.Major, m.Minor) // one hierarchy may be mounted twice
+		if m.Root == "/" && !seen[key] {
+			seen[key] = true
+			roots = append(roots, m.Mountpoint)
+		}
+	}
+	return roots, nil
+}
+
+// ownCgroup is the supervisor's place below a hierarchy's root: a leaf beside the containers', since on v2 no process may
+// sit in an inner node.
+func ownCgroup(root, instance string) string {
+	return filepath.Join(root, "reconciler", instance, "supervisor")
+}
+
+// enterOwnCgroup moves this process out of its parent's cgroup in all hierarchies, so that the end of a service or of a
+// login session does not take the supervisor along.
+func enterOwnCgroup(instance string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range roots {
+		dir := ownCgroup(root, instance)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := inheritCpuset(root, dir); err != nil {
+			errs = append(errs, err)
+		}
+		errs = append(errs, joinCgroup(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// inheritCpuset fills the cpus and memory nodes of new v1 cpuset cgroups from their parents: they begin empty, and
+// nobody may enter then.
+func inheritCpuset(root, dir string) error {
+	rel, err := filepath.Rel(root, dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		value, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			return nil //nolint:nilerr // not a cpuset hierarchy of v1, whose root has these files
+		}
+		at := root
+		for part := range strings.SplitSeq(rel, "/") {
+			at = filepath.Join(at, part)
+			have, err := os.ReadFile(filepath.Join(at, name))
+			if err != nil {
+				return err
+			}
+			if len(have) > 1 {
+				value = have
+				continue
+			}
+			if err := writeCgroup(filepath.Join(at, name), string(value)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func joinCgroup(dir string) error {
+	return writeCgroup(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(os.Getpid()))
+}
+
+// writeCgroup writes one value into a cgroup's file, which exists.
+func writeCgroup(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// leaveOwnCgroup moves this process, which is about to end, to the roots and removes its cgroups, with the instance's if
+// no container is left in it.
+func leaveOwnCgroup(instance string) {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return
+	}
+	for _, root := range roots {
+		dir := ownCgroup(root, instance)
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		if err := joinCgroup(root); err != nil {
+			continue
+		}
+		for range 3 { // supervisor, instance, reconciler: each only if it is empty
+			if os.Remove(dir) != nil {
+				break
+			}
+			dir = filepath.Dir(dir)
+		}
+	}
+}

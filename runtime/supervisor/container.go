@@ -1,0 +1,331 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// container is one container that was started and not deleted. Two locks: op is held by whoever changes what it is
+// (start, delete, update), for as long as that takes; mu only for looking at its fields or changing them.
+type container struct {
+	srv *server
+	id  runtime.ID
+	dir string // in the run directory: record and FIFOs
+
+	op sync.Mutex
+
+	lc    *libcontainer.Container // nil once it has exited
+	proc  *libcontainer.Process   // nil for one that an earlier supervisor started
+	pidfd *os.File
+	out   *pumps
+
+	mu       sync.Mutex
+	rec      containerRecord
+	warnings []string // added while it runs
+	exit     *Exit
+	released bool // this supervisor has let go of it
+	killed   bool // by us, whatever the exit looks like
+	killTime time.Time
+	timer    *time.Timer
+	exited   chan struct{} // closed when exit is set
+}
+
+func newContainer(s *server, req StartRequest) *container {
+	return &container{
+		srv: s, id: req.ID, dir: filepath.Join(s.dir, string(req.ID)),
+		rec:    containerRecord{Version: recordVersion, Request: req},
+		exited: make(chan struct{}),
+	}
+}
+
+// save writes the record for the next supervisor.
+func (c *container) save() error {
+	if err := writeJSON(filepath.Join(c.dir, recordFile), c.rec); err != nil {
+		return fmt.Errorf("write record of container: %w", err)
+	}
+	return nil
+}
+
+func (c *container) warn(msg string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.warnings, msg) {
+		c.warnings = append(c.warnings, msg)
+	}
+	c.srv.log.Warn(msg, "container", c.id)
+}
+
+// state tells what the container is.
+func (c *container) state() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := State{
+		ID: c.id, StartTime: c.rec.StartTime, StartedAt: c.rec.StartedAt, Stopped: c.rec.Stopped,
+		Warnings: slices.Concat(c.rec.Warnings, c.warnings),
+	}
+	if e := c.exit; e != nil {
+		s.FinishedAt, s.Ran, s.ExitCode, s.Signal = e.FinishedAt, e.Ran, e.Code, e.Signal
+		s.OOMKilled, s.Stopped, s.Reason = e.OOMKilled, e.Stopped, e.Reason
+		return s
+	}
+	s.Running, s.Pid, s.Ran = true, c.rec.Pid, bootTime()-c.rec.StartBoot
+	return s
+}
+
+func (c *container) started() Started {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Started{
+		Pid: c.rec.Pid, StartTime: c.rec.StartTime, At: c.rec.StartedAt,
+		Warnings: slices.Concat(c.rec.Warnings, c.warnings),
+	}
+}
+
+func (c *container) running() bool {
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *container) isReleased() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.released
+}
+
+// watch waits for the end of process 1 and records it. It is the only one that does.
+func (c *container) watch() {
+	if err := waitPidfd(context.Background(), c.pidfd); err != nil {
+		if c.isReleased() {
+			return // the supervisor goes, the container stays
+		}
+		c.srv.log.Error("cannot wait for container", "container", c.id, "err", err)
+		return
+	}
+	c.finish()
+}
+
+// finish records the exit of a container whose process 1 is dead. Output comes first: whoever sees the exit sees the
+// last words too.
+func (c *container) finish() {
+	finished, boot := time.Now(), bootTime()
+	code, sig, reason := c.collect()
+	if c.lc != nil && !c.privatePids() {
+		_ = c.lc.Signal(unix.SIGKILL) // what process 1 left behind in its cgroup
+	}
+	if c.out != nil {
+		c.out.stop()
+	}
+	oom := c.cgroupOOMKills()
+	c.destroy()
+
+	c.mu.Lock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	e := Exit{
+		Version: exitVersion, Code: code, StartedAt: c.rec.StartedAt, FinishedAt: finished,
+		Ran: boot - c.rec.StartBoot, Stopped: c.rec.Stopped, Reason: reason,
+	}
+	if sig != 0 {
+		e.Signal = signalName(sig)
+	}
+	// A child may be killed for memory while process 1 lives on: only what ended the container counts. A shell or an
+	// init passes on what killed its child as 128 + 9.
+	e.OOMKilled = oom > 0 && !c.killed && code != nil && *code == 128+int(unix.SIGKILL)
+	c.mu.Unlock()
+
+	if err := writeJSON(filepath.Join(c.rec.Request.LogDir, exitFile), e); err != nil {
+		c.warn("its exit could not be recorded: " + err.Error())
+	}
+	c.mu.Lock()
+	c.exit, c.lc, c.proc, c.out = &e, nil, nil, nil
+	c.mu.Unlock()
+	_ = c.pidfd.Close()
+	for _, s := range []Stream{Stdout, Stderr} {
+		_ = os.Remove(filepath.Join(c.dir, string(s)))
+	}
+	close(c.exited)
+	c.srv.publish(runtime.Event{Type: runtime.EventExited, ID: c.id, Time: finished})
+	c.srv.log.Info("container exited", "container", c.id, "code", code, "oom", e.OOMKilled)
+}
+
+// collect gets the exit status of process 1.
+func (c *container) collect() (code *int, sig unix.Signal, reason string) {
+	if c.proc == nil { // not our child
+		if status, ok := pidfdExit(c.pidfd); ok {
+			return exitCode(status)
+		}
+		return nil, 0, runtime.ReasonSupervisorLost
+	}
+	ps, err := c.proc.Wait()
+	if ps == nil {
+		c.srv.log.Error("cannot collect exit status", "container", c.id, "err", err)
+		return nil, 0, runtime.ReasonSupervisorLost
+	}
+	status, ok := ps.Sys().(unix.WaitStatus)
+	if !ok {
+		return nil, 0, runtime.ReasonSupervisorLost
+	}
+	return exitCode(status)
+}
+
+func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string) {
+	n := status.ExitStatus()
+	if status.Signaled() {
+		sig = status.Signal()
+		n = 128 + int(sig)
+	}
+	return &n, sig, ""
+}
+
+func (c *container) privatePids() bool {
+	config := c.lc.Config()
+	return config.Namespaces.IsPrivate(configs.NEWPID)
+}
+
+// stop asks the container to end, and sees to it after grace.
+func (c *container) stop(signal string, grace time.Duration) error {
+	if signal == "" {
+		signal = c.rec.Request.StopSignal
+	}
+	if signal == "" {
+		signal = "SIGTERM"
+	}
+	sig, err := parseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.exit != nil {
+		return nil
+	}
+	c.rec.Stopped = true
+	if grace <= 0 {
+		return c.killLocked()
+	}
+	if due := time.Now().Add(grace); c.timer == nil || due.Before(c.killTime) {
+		c.killTime = due
+		c.rec.KillBoot = bootTime() + grace
+		c.armLocked(grace)
+	}
+	if err := c.save(); err != nil {
+		c.srv.log.Error("cannot record stop", "container", c.id, "err", err)
+	}
+	return signalPidfd(c.pidfd, sig)
+}
+
+func (c *container) armLocked(grace time.Duration) {
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.timer = time.AfterFunc(grace, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err := c.killLocked(); err != nil {
+			c.srv.log.Error("cannot kill container", "container", c.id, "err", err)
+		}
+	})
+}
+
+// kill ends every process of the container at once.
+func (c *container) kill() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.Stopped = true
+	return c.killLocked()
+}
+
+func (c *container) killLocked() error {
+	if c.exit != nil || c.lc == nil {
+		return nil
+	}
+	c.killed = true
+	if !c.privatePids() {
+		if err := c.lc.Signal(unix.SIGKILL); err == nil { // all of the cgroup
+			return nil
+		}
+	}
+	// With process 1 of a pid namespace the kernel kills all others in it. A frozen one must be thawed first, which
+	// libcontainer does.
+	if err := c.lc.Signal(unix.SIGKILL); err != nil {
+		return signalPidfd(c.pidfd, unix.SIGKILL)
+	}
+	return nil
+}
+
+// signal sends a signal to process 1.
+func (c *container) signal(name string) error {
+	sig, err := parseSignal(name)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.exit != nil {
+		return ErrExited
+	}
+	return signalPidfd(c.pidfd, sig)
+}
+
+// update changes limits of what runs.
+func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.mu.Lock()
+	lc, out := c.lc, c.out
+	c.rec.Request.Logs = logs
+	c.mu.Unlock()
+	if lc == nil || !c.running() {
+		return nil
+	}
+	out.log.setLimits(logs)
+	config := lc.Config()
+	cg := *config.Cgroups
+	res := *cg.Resources
+	applyLimits(&res, limits)
+	res.SkipDevices = true // untouched: rewriting them would cut off a device for a moment
+	cg.Resources = &res
+	config.Cgroups = &cg
+	if err := lc.Set(config); err != nil {
+		if !c.running() {
+			return nil
+		}
+		return fmt.Errorf("change limits: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.save()
+}
+
+// remove forgets the container, killing what runs.
+func (c *container) remove(ctx context.Context) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if c.running() {
+		if err := c.kill(); err != nil {
+			return err
+		}
+		select {
+		case <-c.exited:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return os.RemoveAll(c.dir)
+}

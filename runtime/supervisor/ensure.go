@@ -1,0 +1,167 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+const (
+	readyEnv  = "RECONCILER_SUPERVISOR_READY" // number of the descriptor that a detached supervisor reports on
+	readyWord = "ready"
+	logFile   = "supervisor.log"
+	maxLog    = 1 << 20 // its own log is begun anew above this size
+)
+
+// Ensure connects to the instance's supervisor, or starts one by executing self (such as
+// ["/proc/self/exe", "supervisor", "--run-dir", ...], whose main calls Run) detached from the caller, and returns once
+// it answers. Several callers may do so at once: one supervisor results. Its own log is StateDir/supervisor.log.
+func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
+	c, err := Dial(ctx, cfg)
+	if err == nil || !errors.Is(err, ErrNotRunning) {
+		return c, err
+	}
+	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, &runtime.Error{Op: "start the supervisor", Err: err}
+		}
+	}
+	// One at a time. Whoever waited finds the other's supervisor.
+	lock, err := waitLock(ctx, cfg.RunDir)
+	if err != nil {
+		return nil, &runtime.Error{Op: "start the supervisor", Err: err}
+	}
+	defer func() { _ = lock.Close() }()
+	if c, err := Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
+		return c, err
+	}
+	if err := spawn(ctx, cfg, self); err != nil {
+		return nil, &runtime.Error{
+			Op: "start the supervisor", Err: err, Hint: "see " + filepath.Join(cfg.StateDir, logFile),
+		}
+	}
+	return Dial(ctx, cfg)
+}
+
+// waitLock locks a directory, waiting for others no longer than ctx lasts.
+func waitLock(ctx context.Context, dir string) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		f, err := lockDir(dir, unix.LOCK_EX)
+		got <- result{f, err}
+	}()
+	select {
+	case r := <-got:
+		return r.f, r.err
+	case <-ctx.Done():
+		go func() { // it comes sooner or later: the holder waits for a bounded time
+			if r := <-got; r.f != nil {
+				_ = r.f.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// spawn starts a detached supervisor and waits until it says that it is ready, or why it is not.
+func spawn(ctx context.Context, cfg Config, self []string) error {
+	if len(self) == 0 {
+		return errors.New("no command is given for it")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	log, err := openOwnLog(filepath.Join(cfg.StateDir, logFile))
+	if err != nil {
+		_ = w.Close()
+		return err
+	}
+	cmd := exec.Command(self[0], self[1:]...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = append(os.Environ(), readyEnv+"=3")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = w.Close()
+	_ = log.Close()
+	if err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // collects it if it ends before us
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	said, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	switch text := strings.TrimSpace(string(said)); text {
+	case readyWord:
+		return nil
+	case "":
+		return errors.New("it ended before it was ready")
+	default:
+		return errors.New(text)
+	}
+}
+
+func openOwnLog(path string) (*os.File, error) {
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	if st, err := os.Stat(path); err == nil && st.Size() > maxLog {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(path, flags, 0o600)
+}
+
+// readyPipe is where a detached supervisor reports to who started it.
+type readyPipe struct{ f *os.File }
+
+// takeReadyPipe returns nil where this process was not started by Ensure.
+func takeReadyPipe() *readyPipe {
+	fd, err := strconv.Atoi(os.Getenv(readyEnv))
+	if err != nil || fd < 3 {
+		return nil
+	}
+	_ = os.Unsetenv(readyEnv)
+	unix.CloseOnExec(fd)
+	return &readyPipe{f: os.NewFile(uintptr(fd), "ready")}
+}
+
+func (p *readyPipe) ok() { p.say(readyWord) }
+
+// fail reports an error, if ok was not called before.
+func (p *readyPipe) fail(err error) {
+	if err != nil {
+		p.say(err.Error())
+	}
+}
+
+func (p *readyPipe) say(text string) {
+	if p.f == nil {
+		return
+	}
+	_, _ = fmt.Fprintln(p.f, text) // who waits may be gone
+	_ = p.f.Close()
+	p.f = nil
+}

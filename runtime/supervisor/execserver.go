@@ -1,0 +1,196 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// hangupGrace is how long a command whose caller is gone has to end by itself.
+const hangupGrace = 5 * time.Second
+
+// exec runs a command in a container for the caller on conn: first an answer with its pid and, with a terminal, the
+// terminal's other end; at last one with the exit code. files are the caller's stdin, stdout and stderr.
+func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMessage, files []*os.File) {
+	var req ExecRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		s.reply(conn, nil, fmt.Errorf("bad request: %w", err))
+		return
+	}
+	proc, tty, err := s.startExec(req, files)
+	closeFiles(files...) // the command has them; ours would keep the caller's pipes open
+	if err != nil {
+		s.reply(conn, nil, execFailure(req, err))
+		return
+	}
+	pid, _ := proc.Pid() // it was started
+	if tty != nil {
+		s.reply(conn, execEvent{Pid: pid}, nil, tty)
+		_ = tty.Close() // so that the terminal hangs up when the caller's copy goes
+	} else {
+		s.reply(conn, execEvent{Pid: pid}, nil)
+	}
+	exited := make(chan struct{})
+	go func() {
+		select {
+		case <-exited:
+		case <-ctx.Done():
+			hangUp(proc, pid, exited)
+		}
+	}()
+	ps, err := proc.Wait()
+	close(exited)
+	status := unix.WaitStatus(0)
+	if ps != nil {
+		status, _ = ps.Sys().(unix.WaitStatus)
+	} else {
+		s.reply(conn, nil, execFailure(req, err))
+		return
+	}
+	code, _, _ := exitCode(status)
+	s.reply(conn, execEvent{ExitCode: code}, nil)
+}
+
+// hangUp ends a command whose caller is gone: as a closed terminal does, then for good. It leads its own session and
+// process group.
+func hangUp(proc *libcontainer.Process, pid int, exited <-chan struct{}) {
+	_ = unix.Kill(-pid, unix.SIGHUP)
+	_ = unix.Kill(-pid, unix.SIGCONT)
+	timer := time.NewTimer(hangupGrace)
+	defer timer.Stop()
+	select {
+	case <-exited:
+	case <-timer.C:
+		_ = proc.Signal(unix.SIGKILL)
+	}
+}
+
+// startExec starts the command; tty is the master side of its terminal, if it has one.
+func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontainer.Process, tty *os.File, err error) {
+	c := s.settled(req.ID)
+	if c == nil {
+		return nil, nil, runtime.ErrNotFound
+	}
+	c.mu.Lock()
+	lc, bundle := c.lc, c.rec.Request
+	c.mu.Unlock()
+	if lc == nil {
+		return nil, nil, ErrExited
+	}
+	if len(req.Args) == 0 {
+		return nil, nil, errors.New("no command is given")
+	}
+	spec, _, err := loadSpec(bundle)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := spec.Process
+	p.Args = req.Args
+	p.Env = append(p.Env, req.Env...) // the last of a name counts
+	if req.Cwd != "" {
+		p.Cwd = req.Cwd
+	}
+	if req.TTY && !hasEnv(p.Env, "TERM") {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	if proc, err = newProcess(p); err != nil {
+		return nil, nil, err
+	}
+	if req.User != "" {
+		if proc.UID, proc.GID, err = parseUser(req.User); err != nil {
+			return nil, nil, err
+		}
+		proc.AdditionalGroups = nil
+	}
+	if !req.TTY {
+		if len(files) != 3 {
+			return nil, nil, errors.New("three file descriptors are needed")
+		}
+		proc.Stdin, proc.Stdout, proc.Stderr = files[0], files[1], files[2]
+		return proc, nil, s.startIn(c, lc, proc)
+	}
+	proc.ConsoleWidth, proc.ConsoleHeight = req.Width, req.Height
+	tty, err = s.startTTY(c, lc, proc)
+	return proc, tty, err
+}
+
+// startIn starts a process in a running container.
+func (s *server) startIn(c *container, lc *libcontainer.Container, proc *libcontainer.Process) error {
+	s.starts <- struct{}{}
+	defer func() { <-s.starts }()
+	err := lc.Start(proc)
+	if err != nil && !c.running() {
+		return ErrExited
+	}
+	return err
+}
+
+// startTTY starts a process with a terminal, which libcontainer makes inside the container and sends us.
+func (s *server) startTTY(c *container, lc *libcontainer.Container, proc *libcontainer.Process) (*os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make socket for terminal: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console")
+	defer closeFiles(ours)
+	proc.ConsoleSocket = theirs
+	err = s.startIn(c, lc, proc)
+	closeFiles(theirs)
+	if err != nil {
+		return nil, err
+	}
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	_, oobn, _, _, err := unix.Recvmsg(fds[0], buf, oob, unix.MSG_CMSG_CLOEXEC)
+	if err == nil {
+		var files []*os.File
+		if files, err = parseFiles(oob[:oobn]); err == nil && len(files) == 1 {
+			return files[0], nil
+		}
+		closeFiles(files...)
+	}
+	_ = proc.Signal(unix.SIGKILL)
+	_, _ = proc.Wait()
+	return nil, fmt.Errorf("no terminal came from the container: %w", errors.Join(err))
+}
+
+func hasEnv(env []string, name string) bool {
+	for _, e := range env {
+		if strings.HasPrefix(e, name+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// parseUser reads "uid" or "uid:gid". A user without group gets the group 0, as with Docker.
+func parseUser(user string) (uid, gid int, err error) {
+	u, g, both := strings.Cut(user, ":")
+	uid, err = strconv.Atoi(u)
+	if err == nil && both {
+		gid, err = strconv.Atoi(g)
+	}
+	if err != nil || uid < 0 || gid < 0 {
+		return 0, 0, fmt.Errorf("user %q is not a number, or two with a colon", user)
+	}
+	return uid, gid, nil
+}
+
+func execFailure(req ExecRequest, err error) error {
+	e, ok := startError(StartRequest{ID: req.ID}, err).(*runtime.Error) //nolint:errorlint // always this type
+	if !ok {
+		return err
+	}
+	e.Op = "execute in container"
+	return e
+}

@@ -1,0 +1,525 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+const (
+	maxRequest = 1 << 20
+	// parallelStarts bounds how many containers are started at once: each start executes this binary again.
+	parallelStarts = 4
+	watchBuffer    = 256
+	// gcPercent trades a little CPU, of which a supervisor uses next to none, for memory.
+	gcPercent = 40
+)
+
+// server is a running supervisor.
+type server struct {
+	cfg    Config
+	log    *slog.Logger
+	dir    string // RunDir/supervisor
+	lcRoot string // RunDir/libcontainer
+	since  time.Time
+
+	mu         sync.Mutex
+	containers map[runtime.ID]*container
+	watchers   map[chan runtime.Event]struct{}
+	starts     chan struct{}
+	calls      sync.WaitGroup
+	watching   sync.WaitGroup
+	end        context.CancelFunc
+}
+
+// Run is the supervisor itself: it blocks until Shutdown is asked for or ctx ends. Containers survive its end.
+// A second one on the same run directory is refused with ErrAlreadyRunning.
+func Run(ctx context.Context, cfg Config) error {
+	ready := takeReadyPipe()
+	err := run(ctx, cfg, ready)
+	if ready != nil {
+		ready.fail(err)
+	}
+	return err
+}
+
+func run(ctx context.Context, cfg Config, ready *readyPipe) error {
+	s, lock, err := newServer(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if ready != nil { // detached: Ensure started us
+		if err := enterOwnCgroup(cfg.Instance); err != nil {
+			s.log.Warn("stays in its parent's cgroup", "err", err)
+		}
+		defer leaveOwnCgroup(cfg.Instance)
+	}
+	debug.SetGCPercent(gcPercent)
+	ctx, s.end = context.WithCancel(ctx)
+	defer s.end()
+	s.adopt()
+	l, err := s.listen()
+	if err != nil {
+		return err
+	}
+	s.log.Info("supervisor is ready", "pid", os.Getpid(), "containers", len(s.containers))
+	if ready != nil {
+		ready.ok()
+	}
+	debug.FreeOSMemory()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	s.accept(ctx, l)
+	s.release()
+	return nil
+}
+
+// newServer takes the lock of the run directory.
+func newServer(cfg Config) (*server, *os.File, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &server{
+		cfg: cfg, log: cfg.Logger, since: time.Now(),
+		dir: filepath.Join(cfg.RunDir, "supervisor"), lcRoot: filepath.Join(cfg.RunDir, "libcontainer"),
+		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{},
+		starts: make(chan struct{}, parallelStarts),
+	}
+	for _, dir := range []string{cfg.RunDir, s.dir, s.lcRoot} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("make run directory: %w", err)
+		}
+	}
+	// The directory itself is the lock, so that no lock file needs to be removed.
+	lock, err := lockDir(s.dir, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil, fmt.Errorf("%s: %w", cfg.RunDir, ErrAlreadyRunning)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("lock run directory: %w", err)
+	}
+	return s, lock, nil
+}
+
+func lockDir(dir string, how int) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (s *server) listen() (*net.UnixListener, error) {
+	path := socketPath(s.cfg)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of a dead one: we hold the lock
+		return nil, err
+	}
+	// Not a moment with wider rights: the directory is 0700, and connections of other users are refused anyhow.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *server) accept(ctx context.Context, l *net.UnixListener) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				break
+			}
+			s.log.Error("cannot accept a connection", "err", err)
+			continue
+		}
+		s.calls.Go(func() { s.serve(ctx, conn) })
+	}
+	s.calls.Wait()
+}
+
+// release lets go of everything without touching what runs: output stays in the FIFOs, for the next supervisor.
+func (s *server) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if !c.running() {
+			continue
+		}
+		c.mu.Lock()
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.released = true
+		_ = c.pidfd.Close()
+		out := c.out
+		c.mu.Unlock()
+		if out != nil {
+			out.stop()
+		}
+	}
+	s.mu.Unlock()
+	s.watching.Wait() // an exit that is being recorded is recorded
+	s.mu.Lock()
+	if len(s.containers) == 0 {
+		_ = os.Remove(s.dir) // both only if empty
+		_ = os.Remove(s.lcRoot)
+	}
+}
+
+// serve answers one call.
+func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
+	defer func() { _ = conn.Close() }()
+	if cred, err := peerCred(conn); err != nil || cred.Uid != 0 {
+		s.log.Warn("refused a connection of another user")
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(dialTimeout))
+	var req request
+	files, err := readFrame(conn, maxRequest, &req)
+	defer func() { closeFiles(files...) }()
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			s.reply(conn, nil, fmt.Errorf("bad request: %w", err))
+		}
+		return
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Nobody sends a second frame: reading tells when the caller is gone. (Closing conn above ends this.)
+	go func() {
+		_, _ = conn.Read(make([]byte, 1))
+		cancel()
+	}()
+	if req.Protocol != protocolVersion && req.Op != opVersion {
+		s.reply(conn, nil, &runtime.Error{
+			Op: req.Op, Permanent: true,
+			Err: fmt.Errorf("the caller speaks version %d of the protocol, this supervisor %d", req.Protocol, protocolVersion),
+		})
+		return
+	}
+	switch req.Op {
+	case opWatch:
+		s.watch(ctx, conn)
+	case opExec:
+		s.exec(ctx, conn, req.Body, files)
+	default:
+		out, err := s.answer(ctx, req)
+		s.reply(conn, out, err)
+		if req.Op == opShutdown && err == nil {
+			s.end()
+		}
+	}
+}
+
+func (s *server) reply(conn *net.UnixConn, body any, err error, files ...*os.File) {
+	var resp response
+	if err == nil && body != nil {
+		resp.Body, err = json.Marshal(body)
+	}
+	if err != nil {
+		resp = response{Error: toWire(err)}
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(dialTimeout)) // a caller that does not read shall not hold us
+	if err := writeFrame(conn, resp, files...); err != nil {
+		s.log.Debug("a caller is gone", "err", err)
+	}
+}
+
+// answer does what a request asks for and returns the body of the response.
+func (s *server) answer(ctx context.Context, req request) (any, error) {
+	switch req.Op {
+	case opStart:
+		return handle(req.Body, s.start)
+	case opStop:
+		return handle(req.Body, func(b stopBody) (Exit, error) { return s.stop(ctx, b) })
+	case opSignal:
+		return handle(req.Body, func(b signalBody) (any, error) {
+			c, err := s.get("signal container", b.ID)
+			if err != nil {
+				return nil, err
+			}
+			return nil, opError("signal container", b.ID, c.signal(b.Signal))
+		})
+	case opDelete:
+		return handle(req.Body, func(b idBody) (any, error) { return nil, s.delete(ctx, b.ID) })
+	case opUpdate:
+		return handle(req.Body, func(b updateBody) (any, error) {
+			c, err := s.get("update container", b.ID)
+			if err != nil {
+				return nil, err
+			}
+			return nil, opError("update container", b.ID, c.update(b.Limits, b.Logs))
+		})
+	case opList:
+		return s.list(), nil
+	case opShutdown:
+		return handle(req.Body, func(b shutdownBody) (any, error) { return nil, s.shutdown(ctx, b.Kill) })
+	case opVersion:
+		return Version{Protocol: protocolVersion, Binary: binaryVersion(), Pid: os.Getpid(), StartedAt: s.since}, nil
+	}
+	return nil, &runtime.Error{Op: req.Op, Err: errors.New("this supervisor does not know that call"), Permanent: true}
+}
+
+// handle decodes a body for f.
+func handle[In, Out any](raw json.RawMessage, f func(In) (Out, error)) (any, error) {
+	var in In
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return nil, fmt.Errorf("bad request: %w", err)
+	}
+	return f(in)
+}
+
+func opError(op string, id runtime.ID, err error) error {
+	var re *runtime.Error
+	if err == nil || errors.As(err, &re) {
+		return err
+	}
+	return &runtime.Error{Op: op, ID: id, Err: err}
+}
+
+func (s *server) find(id runtime.ID) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id]
+}
+
+func (s *server) get(op string, id runtime.ID) (*container, error) {
+	c := s.find(id)
+	if c == nil {
+		return nil, &runtime.Error{Op: op, ID: id, Err: runtime.ErrNotFound}
+	}
+	return c, nil
+}
+
+// checkID keeps an ID from naming anything but a directory of its own.
+func checkID(id runtime.ID) error {
+	if id == "" || len(id) > 128 || strings.HasPrefix(string(id), ".") ||
+		strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
+		return fmt.Errorf("%q is not usable as an ID", id)
+	}
+	return nil
+}
+
+// start starts a container, or a new run of one that has exited. It does not end with the call: a caller that dies
+// finds the container in List.
+func (s *server) start(req StartRequest) (Started, error) {
+	if err := checkID(req.ID); err != nil {
+		return Started{}, startError(req, err)
+	}
+	c := newContainer(s, req)
+	c.op.Lock()
+	defer c.op.Unlock()
+	for { // until c has the place of its ID
+		s.mu.Lock()
+		old := s.containers[req.ID]
+		if old == nil {
+			s.containers[req.ID] = c
+		}
+		s.mu.Unlock()
+		if old == nil {
+			break
+		}
+		old.op.Lock() // whoever starts or removes it is done now
+		if s.find(req.ID) != old {
+			old.op.Unlock()
+			continue
+		}
+		if old.running() {
+			defer old.op.Unlock()
+			return old.started(), nil
+		}
+		err := os.RemoveAll(old.dir)
+		if err == nil {
+			s.mu.Lock()
+			s.containers[req.ID] = c
+			s.mu.Unlock()
+		}
+		old.op.Unlock()
+		if err != nil {
+			return Started{}, startError(req, err)
+		}
+		break
+	}
+	s.starts <- struct{}{}
+	defer func() { <-s.starts }()
+	if err := c.launch(); err != nil {
+		s.forget(c)
+		return Started{}, startError(req, err)
+	}
+	s.watching.Go(c.watch)
+	st := c.started()
+	s.publish(runtime.Event{Type: runtime.EventStarted, ID: c.id, Time: st.At})
+	s.log.Info("container started", "container", c.id, "pid", st.Pid)
+	return st, nil
+}
+
+func (s *server) forget(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
+
+// settled waits until c is not being started any more and returns it, nil if that failed.
+func (s *server) settled(id runtime.ID) *container {
+	for {
+		c := s.find(id)
+		if c == nil {
+			return nil
+		}
+		c.op.Lock()
+		same := s.find(id) == c
+		c.op.Unlock()
+		if same {
+			return c
+		}
+	}
+}
+
+func (s *server) stop(ctx context.Context, b stopBody) (Exit, error) {
+	const op = "stop container"
+	c := s.settled(b.ID)
+	if c == nil {
+		return Exit{}, &runtime.Error{Op: op, ID: b.ID, Err: runtime.ErrNotFound}
+	}
+	if err := c.stop(b.Signal, b.Grace); err != nil {
+		return Exit{}, opError(op, b.ID, err)
+	}
+	select {
+	case <-c.exited:
+		return *c.exit, nil
+	case <-ctx.Done():
+		return Exit{}, opError(op, b.ID, ctx.Err())
+	}
+}
+
+func (s *server) delete(ctx context.Context, id runtime.ID) error {
+	c := s.settled(id)
+	if c == nil {
+		return nil
+	}
+	if err := c.remove(ctx); err != nil {
+		return opError("delete container", id, err)
+	}
+	s.forget(c)
+	return nil
+}
+
+func (s *server) list() []State {
+	s.mu.Lock()
+	all := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	states := make([]State, 0, len(all))
+	for _, c := range all {
+		if st := c.state(); !st.StartedAt.IsZero() { // else it is being started
+			states = append(states, st)
+		}
+	}
+	slices.SortFunc(states, func(a, b State) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return states
+}
+
+// shutdown prepares the end: with kill no container is left.
+func (s *server) shutdown(ctx context.Context, kill bool) error {
+	if !kill {
+		return nil
+	}
+	s.mu.Lock()
+	var ids []runtime.ID
+	for id := range s.containers {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() { errs[i] = s.delete(ctx, id) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// watch sends events until the caller goes.
+func (s *server) watch(ctx context.Context, conn *net.UnixConn) {
+	events := make(chan runtime.Event, watchBuffer)
+	s.mu.Lock()
+	s.watchers[events] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watchers, events)
+		s.mu.Unlock()
+	}()
+	s.reply(conn, nil, nil)
+	for {
+		select {
+		case e := <-events:
+			s.reply(conn, e, nil)
+			if len(events) == cap(events)-1 { // it was full: some may have been dropped
+				s.reply(conn, runtime.Event{Type: runtime.EventLost, Time: time.Now()}, nil)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *server) publish(e runtime.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.watchers {
+		select {
+		case w <- e:
+		default: // the watcher hears EventLost
+		}
+	}
+}
+
+// binaryVersion is what the binary was built from.
+func binaryVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, kv := range info.Settings {
+		if kv.Key == "vcs.revision" {
+			return info.Main.Version + " " + kv.Value
+		}
+	}
+	return info.Main.Version
+}

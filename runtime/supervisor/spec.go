@@ -1,0 +1,156 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// cpuPeriod is the period of the CPU limit in microseconds, the kernel's default.
+const cpuPeriod = 100_000
+
+// degrade takes out of spec what this server does not let us do, and says so. A container that runs with a little less
+// is more use than one that does not run: limits that protect others are never touched here.
+func degrade(spec *specs.Spec) []string {
+	var warnings []string
+	have, err := capability.NewPid2(0)
+	if err == nil {
+		err = have.Load()
+	}
+	may := func(c capability.Cap) bool { return err == nil && have.Get(capability.EFFECTIVE, c) }
+	if p := spec.Process; p != nil {
+		if !may(capability.CAP_SYS_RESOURCE) {
+			warnings = append(warnings, lowerRlimits(p)...)
+			warnings = append(warnings, raiseOOMScore(p)...)
+		}
+		if p.Capabilities != nil && err == nil {
+			warnings = append(warnings, dropMissing(p.Capabilities, have)...)
+		}
+	}
+	return warnings
+}
+
+// lowerRlimits keeps limits below our own hard ones, which nobody without CAP_SYS_RESOURCE can raise.
+func lowerRlimits(p *specs.Process) (warnings []string) {
+	for i, r := range p.Rlimits {
+		num, ok := rlimitNumber(r.Type)
+		if !ok {
+			continue // specconv or newProcess says so
+		}
+		var own unix.Rlimit
+		if err := unix.Getrlimit(num, &own); err != nil || r.Hard <= own.Max {
+			continue
+		}
+		p.Rlimits[i].Hard = own.Max
+		p.Rlimits[i].Soft = min(r.Soft, own.Max)
+		warnings = append(warnings, fmt.Sprintf("limit %s of %d is lowered to %d: this server does not allow to raise it",
+			r.Type, r.Hard, own.Max))
+	}
+	return warnings
+}
+
+func raiseOOMScore(p *specs.Process) []string {
+	if p.OOMScoreAdj == nil {
+		return nil
+	}
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return nil
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || *p.OOMScoreAdj >= own {
+		return nil
+	}
+	was := *p.OOMScoreAdj
+	p.OOMScoreAdj = &own
+	return []string{fmt.Sprintf("oomScoreAdj is %d instead of %d: this server does not allow to lower it", own, was)}
+}
+
+func dropMissing(caps *specs.LinuxCapabilities, have capability.Capabilities) (warnings []string) {
+	missing := map[string]bool{}
+	for _, c := range capability.ListKnown() {
+		if !have.Get(capability.BOUNDING, c) || !have.Get(capability.PERMITTED, c) {
+			missing["CAP_"+strings.ToUpper(c.String())] = true
+		}
+	}
+	var dropped []string
+	for _, set := range []*[]string{&caps.Bounding, &caps.Effective, &caps.Inheritable, &caps.Permitted, &caps.Ambient} {
+		*set = slices.DeleteFunc(slices.Clone(*set), func(c string) bool {
+			if missing[c] && !slices.Contains(dropped, c) {
+				dropped = append(dropped, c)
+			}
+			return missing[c]
+		})
+	}
+	slices.Sort(dropped)
+	for _, c := range dropped {
+		warnings = append(warnings, c+" is not given: this server's own root does not have it")
+	}
+	return warnings
+}
+
+func rlimitNumber(name string) (int, bool) {
+	n, ok := map[string]int{
+		"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA,
+		"RLIMIT_STACK": unix.RLIMIT_STACK, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS,
+		"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
+		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+		"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
+		"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+	}[name]
+	return n, ok
+}
+
+// newProcess makes a libcontainer process of what the spec says about one, without its files.
+func newProcess(p *specs.Process) (*libcontainer.Process, error) {
+	lp := &libcontainer.Process{
+		Args: p.Args, Env: p.Env, UID: int(p.User.UID), GID: int(p.User.GID), Cwd: p.Cwd,
+		Label: p.SelinuxLabel, NoNewPrivileges: &p.NoNewPrivileges, AppArmorProfile: p.ApparmorProfile,
+		Scheduler: p.Scheduler, IOPriority: p.IOPriority,
+	}
+	if c := p.Capabilities; c != nil {
+		lp.Capabilities = &configs.Capabilities{
+			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable,
+			Permitted: c.Permitted, Ambient: c.Ambient,
+		}
+	}
+	for _, g := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))
+	}
+	for _, r := range p.Rlimits {
+		num, ok := rlimitNumber(r.Type)
+		if !ok {
+			return nil, fmt.Errorf("unknown resource limit %q", r.Type)
+		}
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: num, Hard: r.Hard, Soft: r.Soft})
+	}
+	return lp, nil
+}
+
+// applyLimits puts limits into a container's cgroup resources. 0 means unlimited, which the kernel calls -1.
+func applyLimits(r *cgroups.Resources, limits runtime.Resources) {
+	r.CpuQuota, r.CpuPeriod = -1, cpuPeriod
+	if limits.CPUMillis > 0 {
+		r.CpuQuota = max(limits.CPUMillis*cpuPeriod/1000, 1000) // the kernel refuses less than 1 ms
+	}
+	r.Memory, r.MemorySwap = -1, -1
+	if limits.Memory > 0 {
+		r.Memory, r.MemorySwap = limits.Memory, limits.Memory
+	}
+	pids := int64(-1)
+	if limits.Pids > 0 {
+		pids = limits.Pids
+	}
+	r.PidsLimit = &pids
+}

@@ -1,0 +1,257 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// loadSpec reads and checks a bundle's config.json and takes out what this server cannot do.
+func loadSpec(req StartRequest) (*specs.Spec, []string, error) {
+	var spec specs.Spec
+	if err := readJSON(filepath.Join(req.Bundle, "config.json"), &spec); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case spec.Process == nil || len(spec.Process.Args) == 0:
+		return nil, nil, errors.New("the bundle's config.json has no command")
+	case spec.Root == nil || spec.Linux == nil:
+		return nil, nil, errors.New("the bundle's config.json has no root or linux section")
+	case spec.Linux.CgroupsPath == "":
+		return nil, nil, errors.New("the bundle's config.json has no cgroupsPath")
+	case spec.Process.Terminal:
+		return nil, nil, errors.New("a terminal for process 1 is not supported")
+	}
+	if !filepath.IsAbs(spec.Root.Path) {
+		spec.Root.Path = filepath.Join(req.Bundle, spec.Root.Path)
+	}
+	return &spec, degrade(&spec), nil
+}
+
+// launch makes and starts the container that c.rec.Request asks for. When it fails nothing is left. c.op is held.
+func (c *container) launch() (err error) {
+	req := c.rec.Request
+	spec, warnings, err := loadSpec(req)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.rec.Warnings = warnings
+	c.mu.Unlock()
+	if err := os.Mkdir(c.dir, 0o700); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			c.undo()
+		}
+	}()
+	// Before anything is made, so that the next supervisor finds and removes it if this one dies now.
+	if err := c.save(); err != nil {
+		return err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: string(req.ID), Spec: spec})
+	if err != nil {
+		return err
+	}
+	if c.lc, err = libcontainer.Create(c.srv.lcRoot, string(req.ID), config); err != nil {
+		return err
+	}
+	if err := c.openOutput(config, spec); err != nil {
+		return err
+	}
+	return c.spawn(spec)
+}
+
+// openOutput makes the FIFOs and begins to keep what comes out of them.
+func (c *container) openOutput(config *configs.Config, spec *specs.Spec) error {
+	uid, err := config.HostUID(int(spec.Process.User.UID))
+	if err != nil {
+		return err
+	}
+	gid, err := config.HostGID(int(spec.Process.User.GID))
+	if err != nil {
+		return err
+	}
+	if err := makeFIFOs(c.dir, uid, gid); err != nil {
+		return err
+	}
+	return c.keepOutput()
+}
+
+func (c *container) keepOutput() error {
+	log, err := openLog(c.rec.Request.LogDir, c.rec.Request.Logs, func(err error) {
+		c.warn("output is being lost: " + err.Error())
+	})
+	if err != nil {
+		return err
+	}
+	p, err := startPumps(c.dir, log)
+	if err != nil {
+		log.close()
+		return err
+	}
+	c.out = p
+	return nil
+}
+
+// spawn starts process 1 and lets it execute the command.
+func (c *container) spawn(spec *specs.Spec) error {
+	proc, err := newProcess(spec.Process)
+	if err != nil {
+		return err
+	}
+	proc.Init = true
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = null.Close() }()
+	// The container's side is opened for reading and writing too: while no supervisor lives, nobody gets EPIPE.
+	ends, err := openFIFOs(c.dir, 0)
+	if err != nil {
+		return err
+	}
+	defer closeFiles(ends[:]...)
+	proc.Stdin, proc.Stdout, proc.Stderr = null, ends[0], ends[1]
+	if err := c.lc.Start(proc); err != nil {
+		return err
+	}
+	c.proc = proc
+	pid, err := proc.Pid()
+	if err != nil {
+		return err
+	}
+	if c.pidfd, err = openPidfd(pid); err != nil {
+		return err
+	}
+	ticks, _, err := processStart(pid)
+	if err != nil {
+		return err
+	}
+	if err := c.srv.preflight(pid, spec.Process); err != nil {
+		return err
+	}
+	if err := c.out.log.beginRun(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.rec.Pid, c.rec.StartTime = pid, ticks
+	c.rec.StartedAt, c.rec.StartBoot = time.Now(), bootTime()
+	c.mu.Unlock()
+	if err := c.save(); err != nil {
+		return err
+	}
+	if err := c.lc.Exec(); err != nil {
+		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
+	}
+	return nil
+}
+
+// undo removes everything that a failed launch made. It may be called at any stage.
+func (c *container) undo() {
+	if c.lc != nil {
+		if c.proc != nil {
+			_ = c.proc.Signal(unix.SIGKILL)
+			_, _ = c.proc.Wait()
+		}
+		c.destroy()
+	}
+	if c.pidfd != nil {
+		_ = c.pidfd.Close()
+	}
+	if c.out != nil {
+		c.out.stop()
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		c.srv.log.Error("cannot remove run directory", "container", c.id, "err", err)
+	}
+}
+
+// destroy removes libcontainer's state and the cgroup of a container without living process 1.
+func (c *container) destroy() {
+	if c.lc == nil {
+		return
+	}
+	// If process 1 died before it opened exec.fifo, a goroutine of libcontainer and its thread wait in open for ever
+	// unless somebody opens the other end.
+	fifo := filepath.Join(c.srv.lcRoot, string(c.id), "exec.fifo")
+	if fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Close(fd)
+	}
+	if err := c.lc.Destroy(); err != nil {
+		c.srv.log.Error("cannot remove container", "container", c.id, "err", err)
+		c.warn("its cgroup or state could not be removed: " + err.Error())
+	}
+}
+
+// cgroupOOMKills reads how many processes of the container the kernel killed for memory. The cgroup must be there still.
+func (c *container) cgroupOOMKills() uint64 {
+	if c.lc == nil {
+		return 0
+	}
+	state, err := c.lc.State()
+	if err != nil {
+		return 0
+	}
+	config := c.lc.Config()
+	m, err := manager.NewWithPaths(config.Cgroups, state.CgroupPaths)
+	if err != nil {
+		return 0
+	}
+	n, err := m.OOMKillCount()
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// startError makes an error of libcontainer into one for people: what of the container cannot be run and why.
+func startError(req StartRequest, err error) error {
+	e := &runtime.Error{Op: "start container", ID: req.ID, Err: err, Reason: runtime.ReasonStartFailed}
+	var known *execError
+	if errors.As(err, &known) {
+		e.Err, e.Permanent, e.Hint = known, true, known.hint
+		return e
+	}
+	msg := err.Error()
+	// "unable to start container process: error during container init: exec: "foo": stat foo: no such file…"
+	for _, prefix := range []string{"unable to start container process: ", "error during container init: "} {
+		if _, after, ok := strings.Cut(msg, prefix); ok {
+			msg = after
+		}
+	}
+	if rest, ok := strings.CutPrefix(msg, `exec: "`); ok {
+		if name, why, ok := strings.Cut(rest, `": `); ok {
+			why = strings.TrimPrefix(why, "stat "+name+": ")
+			e.Err, e.Permanent = &execError{name: name, why: why}, true
+			if strings.Contains(why, "$PATH") {
+				e.Hint = "give the command's full path, or set PATH"
+			}
+			return e
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) && strings.Contains(msg, "config.json") {
+		e.Permanent = true
+	}
+	e.Err = &remoteError{text: msg, is: err}
+	return e
+}
+
+// execError says that a command cannot be executed.
+type execError struct{ name, why, hint string }
+
+func (e *execError) Error() string { return "exec " + e.name + ": " + e.why }

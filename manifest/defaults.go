@@ -1,4 +1,143 @@
 package manifest
 
-// Defaulted returns s with this release's defaults where the manifest does not say; s is not changed.
-func Defaulted(s Spec) Spec { return s }
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// The defaults of this release. A later release may have others: what runs is kept with what it was made from.
+const (
+	DefaultBackoffInitial     = 10 * time.Second
+	DefaultBackoffMax         = 5 * time.Minute
+	DefaultGracePeriodSeconds = 10
+	DefaultLogSize            = 10 << 20 // bytes a file
+	DefaultLogFiles           = 3
+	DefaultShmSize            = 64 << 20 // bytes
+	DefaultFileMode           = 0o644    // of the files of a Config or Secret
+)
+
+// Defaulted returns s with this release's defaults where the manifest does not say; s is not changed. What the image
+// decides (command, user, working directory, stop signal) and what the name decides (host name) stays absent.
+func Defaulted(s Spec) Spec {
+	orDefault(&s.ImagePullPolicy, pullPolicyOf(s.Image))
+	orDefault(&s.Network, NetworkNone)
+	orDefault(&s.RestartPolicy, RestartAlways)
+	s.Init = orPointer(s.Init, false)
+	s.TerminationGracePeriodSeconds = orPointer(s.TerminationGracePeriodSeconds, DefaultGracePeriodSeconds)
+	s.ShmSize = orPointer(s.ShmSize, DefaultShmSize)
+
+	logs := valueOf(s.Logs)
+	logs.MaxSize = orPointer(logs.MaxSize, DefaultLogSize)
+	logs.MaxFiles = orPointer(logs.MaxFiles, DefaultLogFiles)
+	s.Logs = &logs
+
+	backoff := valueOf(s.RestartBackoff)
+	backoff.Initial = orPointer(backoff.Initial, Duration(DefaultBackoffInitial))
+	backoff.Max = orPointer(backoff.Max, Duration(DefaultBackoffMax))
+	s.RestartBackoff = &backoff
+
+	strategy := valueOf(s.Strategy)
+	orDefault(&strategy.Type, StrategyRecreate)
+	s.Strategy = &strategy
+
+	resources := valueOf(s.Resources)
+	limits := valueOf(resources.Limits)
+	resources.Limits = &limits
+	s.Resources = &resources
+
+	s.SecurityContext = defaultedSecurity(s.SecurityContext)
+	s.Mounts = defaultedMounts(s.Mounts)
+	s.Capture = defaultedCapture(s.Capture)
+	s.DependsOn = slices.Clone(s.DependsOn)
+	for i := range s.DependsOn {
+		orDefault(&s.DependsOn[i].Condition, ConditionStarted)
+	}
+	s.Ports = slices.Clone(s.Ports)
+	for i := range s.Ports {
+		orDefault(&s.Ports[i].Protocol, ProtocolTCP)
+	}
+	return s
+}
+
+func defaultedSecurity(given *SecurityContext) *SecurityContext {
+	sc := valueOf(given)
+	sc.HostUsers = orPointer(sc.HostUsers, true)
+	sc.ReadOnlyRootFilesystem = orPointer(sc.ReadOnlyRootFilesystem, false)
+	sc.AllowPrivilegeEscalation = orPointer(sc.AllowPrivilegeEscalation, false)
+	sc.Privileged = orPointer(sc.Privileged, false)
+	profile := valueOf(sc.SeccompProfile)
+	orDefault(&profile.Type, SeccompRuntimeDefault)
+	sc.SeccompProfile = &profile
+	caps := valueOf(sc.Capabilities)
+	sc.Capabilities = &caps
+	return &sc
+}
+
+func defaultedMounts(given []Mount) []Mount {
+	mounts := slices.Clone(given)
+	for i := range mounts {
+		m := &mounts[i]
+		switch {
+		case m.Config != "", m.Secret != "":
+			m.Mode = orPointer(m.Mode, FileMode(DefaultFileMode))
+			m.OnChange = orPointer(m.OnChange, OnChange{Action: OnChangeRestart})
+		case m.Volume != "":
+			m.Shared = orPointer(m.Shared, false)
+			m.ReadOnly = orPointer(m.ReadOnly, false)
+		case m.HostPath != "":
+			m.ReadOnly = orPointer(m.ReadOnly, false)
+		}
+	}
+	return mounts
+}
+
+func defaultedCapture(given *Capture) *Capture {
+	if given == nil {
+		return nil
+	}
+	paths := slices.Clone(given.Paths)
+	for i := range paths {
+		orDefault(&paths[i].To, paths[i].From)
+	}
+	return &Capture{Paths: paths}
+}
+
+// pullPolicyOf is Kubernetes' rule: a reference that says nothing, or latest, is looked up again.
+func pullPolicyOf(image string) PullPolicy {
+	if image == "" || strings.Contains(image, "@") {
+		return PullIfNotPresent
+	}
+	for _, prefix := range []string{imageOCI, imageOCIArchive, imageDockerArchive} {
+		if strings.HasPrefix(image, prefix) {
+			return PullIfNotPresent
+		}
+	}
+	_, last, found := strings.Cut(image[strings.LastIndexByte(image, '/')+1:], ":")
+	if !found || last == "latest" {
+		return PullAlways
+	}
+	return PullIfNotPresent
+}
+
+func orDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func orPointer[T any](v *T, def T) *T {
+	if v != nil {
+		return v
+	}
+	return &def
+}
+
+func valueOf[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

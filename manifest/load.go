@@ -1,6 +1,14 @@
 package manifest
 
-import "io/fs"
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
 
 // Loader reads manifests. The zero value reads the whole tree.
 type Loader struct {
@@ -20,14 +28,137 @@ func LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) {
 
 // Load returns what tree asks of node. Where the repository has Node manifests, node's labels are those of the one
 // with its name; else those given. An error is a *multierror.Error of Problems, sorted by position, with everything
-// that is wrong.
+// that is wrong (see Problems); the Set is then of no use but for its Warnings.
 func (l Loader) Load(tree fs.FS, rev Revision, node Node) (Set, error) {
-	return Set{Revision: rev, Node: node, NodeKnown: true}, nil
+	sets, err := l.load(tree, rev, func(known []nodeManifest) []*target {
+		if len(known) == 0 {
+			return []*target{{node: node, known: true}}
+		}
+		for _, m := range known {
+			if m.node.Name == node.Name {
+				return []*target{{node: m.node, defaults: m.defaults, known: true}}
+			}
+		}
+		return []*target{{node: node}}
+	})
+	return sets[0], err
 }
 
 // LoadAll returns what tree asks of every node that it has a Node manifest for, sorted by name, or of fallback where
 // it has none. Each file is decoded once. The error is as Load's.
 func (l Loader) LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) {
-	set, err := l.Load(tree, rev, fallback)
-	return []Set{set}, err
+	return l.load(tree, rev, func(known []nodeManifest) []*target {
+		if len(known) == 0 {
+			return []*target{{node: fallback, known: true}}
+		}
+		var all []*target
+		for _, m := range known {
+			all = append(all, &target{node: m.node, defaults: m.defaults, known: true})
+		}
+		slices.SortFunc(all, func(a, b *target) int { return strings.Compare(a.node.Name, b.node.Name) })
+		return all
+	})
+}
+
+// loading is one pass over a tree, for one node or for all.
+type loading struct {
+	tree     fs.FS
+	problems *problems
+	types    typeCache
+	later    []laterField
+	nodes    []nodeManifest
+	targets  []*target
+	configs  map[Name]*config
+	secrets  map[Name]*secret
+	// contents bounds what is read besides YAML.
+	contents int64
+	// origins holds the files of the nodes of Nodes' defaults, which appear in workloads of other files.
+	origins map[*yaml.Node]string
+}
+
+// nodeManifest is a Node of the repository.
+type nodeManifest struct {
+	node     Node
+	defaults *yaml.Node
+	unknown  []Problem
+}
+
+// target is a node that a Set is made for.
+type target struct {
+	node     Node
+	defaults *yaml.Node
+	known    bool
+	selected []*variant
+}
+
+func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
+	ld := &loading{
+		tree: tree, problems: newProblems(), types: make(typeCache), later: laterFields(),
+		configs: make(map[Name]*config), secrets: make(map[Name]*secret),
+		origins: make(map[*yaml.Node]string),
+	}
+	all := files(tree, l.Path, ld.problems)
+	for _, f := range all {
+		// Selection and defaults need every Node before the first workload. Only files with the word are parsed twice.
+		if bytes.Contains(f.data, []byte(kindNode)) {
+			ld.nodesOf(f)
+		}
+	}
+	ld.targets = choose(ld.nodes)
+	ld.checkNodes()
+	count := 0
+	for _, f := range all {
+		docs, err := parseDocuments(f.data)
+		if err != nil {
+			ld.problems.add(syntaxProblem(f.name, err))
+			continue
+		}
+		if count += len(docs); count > maxManifests {
+			ld.problems.add(Problem{Position: Position{File: f.name}, Message: fmt.Sprintf("the repository holds more than %d manifests", maxManifests)})
+			break
+		}
+		for _, doc := range docs {
+			ld.document(f.name, doc)
+		}
+	}
+	sets := ld.sets(rev)
+	return sets, ld.problems.err()
+}
+
+func (ld *loading) document(file string, doc *yaml.Node) {
+	switch kind := ld.kindOf(file, doc); kind {
+	case kindConfig:
+		ld.config(file, doc)
+	case kindSecret:
+		ld.secret(file, doc)
+	case kindNode:
+		if !slices.ContainsFunc(ld.nodes, func(m nodeManifest) bool {
+			return m.node.Source == Position{File: file, Line: doc.Line, Column: doc.Column}
+		}) {
+			at := child(doc, "kind")
+			ld.problems.add(Problem{Position: Position{File: file, Line: at.Line, Column: at.Column}, Field: "kind", Message: "write Node without escapes"})
+		}
+	case "":
+	default:
+		ld.workload(file, doc, Kind(kind))
+	}
+}
+
+// sets makes each target's Set of what was selected there.
+func (ld *loading) sets(rev Revision) []Set {
+	out := make([]Set, 0, len(ld.targets))
+	for _, t := range ld.targets {
+		set := Set{Revision: rev, Node: t.node, NodeKnown: t.known, Workloads: make([]Workload, 0, len(t.selected))}
+		slices.SortStableFunc(t.selected, func(a, b *variant) int { return a.workload.Name.Compare(b.workload.Name) })
+		ld.checkTarget(t)
+		for _, v := range t.selected {
+			set.Workloads = append(set.Workloads, ld.complete(v, t.node))
+		}
+		out = append(out, set)
+	}
+	slices.SortFunc(ld.problems.warnings, compareProblems)
+	for i := range out {
+		out[i].Warnings = slices.Clone(ld.problems.warnings)
+	}
+	return out
 }

@@ -87,15 +87,16 @@ type Position struct {
 	Column int    `json:"column,omitempty"`
 }
 
-// String returns file:line:col, as far as known.
+// String returns file:line:col, as far as known. A file name with control characters is quoted.
 func (p Position) String() string {
+	file := printable(p.File)
 	switch {
 	case p.Line == 0:
-		return p.File
+		return file
 	case p.Column == 0:
-		return fmt.Sprintf("%s:%d", p.File, p.Line)
+		return fmt.Sprintf("%s:%d", file, p.Line)
 	default:
-		return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+		return fmt.Sprintf("%s:%d:%d", file, p.Line, p.Column)
 	}
 }
 

@@ -1,0 +1,115 @@
+package manifest
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// nodesOf gathers the Node manifests of a file. Other problems of the file are told when it is read again.
+func (ld *loading) nodesOf(f file) {
+	docs, err := parseDocuments(f.data)
+	if err != nil {
+		return
+	}
+	for _, doc := range docs {
+		version, kind := child(doc, "apiVersion"), child(doc, "kind")
+		if version != nil && version.Value == APIVersion && kind != nil && kind.Value == kindNode {
+			ld.node(f.name, doc)
+		}
+	}
+}
+
+func (ld *loading) node(file string, doc *yaml.Node) {
+	var m nodeDocument
+	// A newer field must not stop an older agent, and which nodes are asked for is not known yet: see checkNodes.
+	var unknown []Problem
+	d := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) })
+	d.value(doc, settable(&m))
+	source := d.position(doc)
+	name := m.Metadata.Name
+	c := checker{d: d, root: doc}
+	switch {
+	case name == "":
+		c.problem(at("metadata", "name"), "is missing")
+	case !validSubdomain(name):
+		c.problem(at("metadata", "name"), "want a host name (letters a-z, digits, - and .), not %s", quote(name))
+	}
+	c.labels(at("metadata", "labels"), m.Metadata.Labels)
+	c.annotations(at("metadata", "annotations"), m.Metadata.Annotations)
+	if n := m.Spec.Defaults.Node; n != nil && n.Kind != yaml.MappingNode {
+		c.problem(at("spec", "defaults"), "want a mapping, not %s", whatIs(n))
+		m.Spec.Defaults.Node = nil
+	}
+	for _, other := range ld.nodes {
+		if other.node.Name == name && name != "" {
+			c.problem(at("metadata", "name"), "the Node %s stands twice: also at %s", quote(name), other.node.Source)
+		}
+	}
+	ld.nodes = append(ld.nodes, nodeManifest{
+		node:     Node{Name: name, Labels: m.Metadata.Labels, Unschedulable: m.Spec.Unschedulable, Source: source},
+		defaults: m.Spec.Defaults.Node,
+		unknown:  unknown,
+	})
+	ld.remember(m.Spec.Defaults.Node, file, 0)
+}
+
+// remember notes the file of the nodes of a Node's defaults: merged into a workload they still show where they stand.
+func (ld *loading) remember(n *yaml.Node, file string, depth int) {
+	if n == nil || depth > maxDepth || ld.origins[n] != "" {
+		return
+	}
+	ld.origins[n] = file
+	for _, c := range n.Content {
+		ld.remember(c, file, depth+1)
+	}
+	ld.remember(n.Alias, file, depth+1)
+}
+
+// checkNodes decodes the defaults of every Node; an unknown field is an error only where the node is a target.
+func (ld *loading) checkNodes() {
+	for _, m := range ld.nodes {
+		mine := slices.ContainsFunc(ld.targets, func(t *target) bool { return t.node.Name == m.node.Name })
+		unknown := ld.problems.warn
+		if mine {
+			unknown = ld.problems.add
+		}
+		for _, p := range m.unknown {
+			unknown(p)
+		}
+		if m.defaults == nil {
+			continue
+		}
+		var spec Spec
+		d := ld.decoder(m.node.Source.File, unknown, segment{key: "spec"}, segment{key: "defaults"})
+		d.value(m.defaults, settable(&spec))
+		if mine {
+			d.refuseUnsupported(m.defaults)
+		}
+	}
+}
+
+// matches reports whether a node with these labels is selected; a nil selector selects every node.
+func matches(selector map[string]Strings, labels map[string]string) bool {
+	for key, allowed := range selector {
+		if value, ok := labels[key]; !ok || !slices.Contains(allowed, value) {
+			return false
+		}
+	}
+	return true
+}
+
+// sortedKeys returns the keys of a map in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// validLabel reports whether s is an RFC 1123 label.
+func validLabel(s string) bool {
+	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-' && s[len(s)-1] != '-'
+}
+
+// validSubdomain reports whether s is RFC 1123 labels with dots between.
+func validSubdomain(s string) bool {
+	return len(s) <= 253 && !slices.ContainsFunc(strings.Split(s, "."), func(part string) bool { return !validLabel(part) })
+}

@@ -1,0 +1,234 @@
+package manifest
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// checkTarget checks what depends on everything that one node was given: names, dependencies, volumes, labels.
+func (ld *loading) checkTarget(t *target) {
+	byName := make(map[Name]*variant, len(t.selected))
+	for _, v := range t.selected {
+		name := v.workload.Name
+		if before, ok := byName[name]; ok && name.Name != "" {
+			ld.problems.addOn(Problem{Position: v.position, Field: "metadata.name", Message: fmt.Sprintf("the name %s stands twice: also at %s", name, before.workload.Source)}, t.node.Name)
+			continue
+		}
+		byName[name] = v
+	}
+	volumes := make(map[Name]*variant)
+	for _, v := range t.selected {
+		for _, r := range v.refs {
+			switch r.kind {
+			case refDependsOn:
+				ld.checkDependency(t, v, r, byName)
+			case refLabel:
+				if _, ok := t.node.Labels[r.name]; !ok {
+					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
+				}
+			case refVolume:
+				ld.checkVolume(t, v, r, volumes)
+			case refConfig, refConfigEnv, refSecret, refNodeName:
+			}
+		}
+	}
+	ld.checkCycles(t, byName)
+}
+
+func (ld *loading) tell(r reference, format string, args ...any) {
+	ld.problems.add(Problem{Position: r.position, Field: r.field, Message: fmt.Sprintf(format, args...)})
+}
+
+func (ld *loading) tellOn(t *target, r reference, format string, args ...any) {
+	ld.problems.addOn(Problem{Position: r.position, Field: r.field, Message: fmt.Sprintf(format, args...)}, t.node.Name)
+}
+
+func (ld *loading) checkDependency(t *target, v *variant, r reference, byName map[Name]*variant) {
+	name, err := ParseName(r.name, v.workload.Name.Namespace)
+	switch {
+	case err != nil: // told before
+	case name == v.workload.Name:
+		ld.tell(r, "a workload cannot depend on itself")
+	case byName[name] == nil:
+		var known []string
+		for other := range byName {
+			if other.Namespace == v.workload.Name.Namespace {
+				known = append(known, other.Name)
+			} else {
+				known = append(known, other.String())
+			}
+		}
+		slices.Sort(known)
+		ld.tellOn(t, r, "no workload %s is selected here%s", name, didYouMean(r.name, known))
+	}
+}
+
+// checkVolume wants a volume of two containers to say shared on every mount of it.
+func (ld *loading) checkVolume(t *target, v *variant, r reference, owners map[Name]*variant) {
+	name := Name{Namespace: v.workload.Name.Namespace, Name: r.name}
+	owner, ok := owners[name]
+	if !ok {
+		owners[name] = v
+		return
+	}
+	if owner == v {
+		return
+	}
+	if !r.shared {
+		ld.tellOn(t, r, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", owner.workload.Name)
+		return
+	}
+	for _, o := range owner.refs {
+		if o.kind == refVolume && o.name == r.name && !o.shared {
+			ld.tellOn(t, o, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", v.workload.Name)
+		}
+	}
+}
+
+// checkCycles tells each cycle of dependsOn once, at the first of its names.
+func (ld *loading) checkCycles(t *target, byName map[Name]*variant) {
+	const visiting, done = 1, 2
+	state := make(map[Name]int, len(byName))
+	var way []Name
+	var visit func(v *variant)
+	visit = func(v *variant) {
+		name := v.workload.Name
+		state[name] = visiting
+		way = append(way, name)
+		for _, r := range v.refs {
+			if r.kind != refDependsOn {
+				continue
+			}
+			next, err := ParseName(r.name, name.Namespace)
+			if err != nil || next == name || byName[next] == nil {
+				continue
+			}
+			switch state[next] {
+			case visiting:
+				ld.tellOn(t, r, "a cycle: %s", cycle(way[slices.Index(way, next):]))
+			case done:
+			default:
+				visit(byName[next])
+			}
+		}
+		way = way[:len(way)-1]
+		state[name] = done
+	}
+	for _, v := range t.selected {
+		if state[v.workload.Name] == 0 {
+			visit(v)
+		}
+	}
+}
+
+func cycle(names []Name) string {
+	words := make([]string, 0, len(names)+1)
+	for _, n := range append(slices.Clone(names), names[0]) {
+		words = append(words, n.Short())
+	}
+	return strings.Join(words, " -> ")
+}
+
+// complete returns the workload of v for a node, with everything that it refers to inside.
+func (ld *loading) complete(v *variant, node Node) Workload {
+	onNode := false
+	for _, r := range v.refs {
+		onNode = onNode || r.kind == refLabel || r.kind == refNodeName
+	}
+	if !v.finished {
+		v.finished = true
+		ld.resolve(v)
+		if !onNode {
+			v.workload.Digest = v.workload.digest()
+		}
+	}
+	w := v.workload
+	if onNode {
+		w.NodeEnv = make(map[string]string)
+		for _, r := range v.refs {
+			switch r.kind {
+			case refNodeName:
+				w.NodeEnv[NodeEnvName] = node.Name
+			case refLabel:
+				w.NodeEnv[NodeEnvLabel+r.name] = node.Labels[r.name]
+			case refConfig, refConfigEnv, refSecret, refVolume, refDependsOn:
+			}
+		}
+		w.Digest = w.digest()
+	}
+	return w
+}
+
+// resolve puts the Configs and Secrets that v uses into its workload: of a Config only the keys that are used, so that
+// a change of another key does not reach it.
+func (ld *loading) resolve(v *variant) {
+	w := &v.workload
+	for _, r := range v.refs {
+		name := Name{Namespace: w.Name.Namespace, Name: r.name}
+		switch r.kind {
+		case refSecret:
+			s, ok := ld.secrets[name]
+			if !ok {
+				ld.tell(r, "the Secret %s does not exist%s", quote(name.String()), didYouMean(r.name, inNamespace(ld.secrets, name.Namespace)))
+				continue
+			}
+			if w.Secrets == nil {
+				w.Secrets = make(map[string]SecretSource)
+			}
+			w.Secrets[r.name] = s.source
+		case refConfig, refConfigEnv:
+			cfg, ok := ld.configs[name]
+			if !ok {
+				ld.tell(r, "the Config %s does not exist%s", quote(name.String()), didYouMean(r.name, inNamespace(ld.configs, name.Namespace)))
+				continue
+			}
+			keys := cfg.keys()
+			if r.key != "" {
+				if !cfg.has(r.key) {
+					ld.tell(r, "the Config %s has no key %s%s", quote(name.String()), quote(r.key), didYouMean(r.key, keys))
+					continue
+				}
+				keys = []string{r.key}
+			}
+			ld.take(w, cfg, r, keys)
+		case refVolume, refDependsOn, refLabel, refNodeName:
+		}
+	}
+}
+
+func (ld *loading) take(w *Workload, cfg *config, r reference, keys []string) {
+	if w.Configs == nil {
+		w.Configs = make(map[string]ConfigData)
+	}
+	if w.Configs[r.name] == nil {
+		w.Configs[r.name] = make(ConfigData, len(keys))
+	}
+	for _, key := range keys {
+		content := ld.contentOf(cfg, key)
+		if r.kind == refConfigEnv && bytes.IndexByte(content, 0) >= 0 {
+			ld.tell(r, "the key %s of the Config holds a NUL byte: no variable can", quote(key))
+		}
+		w.Configs[r.name][key] = content
+	}
+}
+
+func inNamespace[V any](all map[Name]V, namespace string) []string {
+	var names []string
+	for n := range all {
+		if n.Namespace == namespace {
+			names = append(names, n.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Keys of Workload.NodeEnv.
+const (
+	// NodeEnvName is the key of {node: name}.
+	NodeEnvName = "name"
+	// NodeEnvLabel, followed by the label, is the key of {label: LABEL}.
+	NodeEnvLabel = "label:"
+)

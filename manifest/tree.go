@@ -1,0 +1,184 @@
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+)
+
+// IgnoreFile names the files that say, in the syntax of gitignore, which YAML files are not manifests. One may stand
+// in the root of the repository and in every directory below.
+const IgnoreFile = ".reconcilerignore"
+
+// file is one YAML file of the tree.
+type file struct {
+	name string // in the repository
+	data []byte
+}
+
+// walker gathers the YAML files of a tree.
+type walker struct {
+	tree     fs.FS
+	problems *problems
+	patterns []gitignore.Pattern
+	files    []file
+	total    int
+	full     bool
+}
+
+// files returns the YAML files below dir, in the order of their names.
+func files(tree fs.FS, dir string, ps *problems) []file {
+	w := &walker{tree: tree, problems: ps}
+	if dir == "" {
+		dir = "."
+	}
+	if !fs.ValidPath(dir) {
+		ps.add(Problem{Position: Position{File: dir}, Message: "want a path inside the repository, relative to its root and without . or .."})
+		return nil
+	}
+	// The ignore files of the directories above hold here too, as git's do.
+	for i := range dir {
+		if dir != "." && (i == 0 || dir[i] == '/') {
+			w.readIgnore(path.Clean("./" + dir[:i]))
+		}
+	}
+	w.directory(dir)
+	return w.files
+}
+
+func (w *walker) fail(name string, err error) {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	what := "cannot be read: " + err.Error()
+	if errors.Is(err, fs.ErrNotExist) {
+		what = "does not exist in the repository"
+	}
+	w.problems.add(Problem{Position: Position{File: name}, Message: what})
+}
+
+func (w *walker) directory(dir string) {
+	entries, err := fs.ReadDir(w.tree, dir)
+	if err != nil {
+		w.fail(dir, err)
+		return
+	}
+	w.readIgnore(dir)
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), ".") || w.full {
+			continue
+		}
+		isYAML := slices.Contains([]string{".yaml", ".yml"}, path.Ext(e.Name()))
+		if !e.IsDir() && !isYAML {
+			continue
+		}
+		if len(w.patterns) > 0 && gitignore.NewMatcher(w.patterns).Match(strings.Split(name, "/"), e.IsDir()) {
+			continue
+		}
+		if e.IsDir() {
+			w.directory(name)
+		} else {
+			w.file(name)
+		}
+	}
+}
+
+func (w *walker) file(name string) {
+	data, err := readBounded(w.tree, name, maxFileSize)
+	if err != nil {
+		w.fail(name, err)
+		return
+	}
+	w.total += len(data)
+	if w.total > maxTotalSize {
+		w.full = true
+		w.problems.add(Problem{Position: Position{File: name}, Message: fmt.Sprintf("the YAML files of the repository are larger than %s together", Bytes(maxTotalSize))})
+		return
+	}
+	w.files = append(w.files, file{name: name, data: data})
+}
+
+func (w *walker) readIgnore(dir string) {
+	data, err := readBounded(w.tree, path.Join(dir, IgnoreFile), maxFileSize)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil:
+		w.fail(path.Join(dir, IgnoreFile), err)
+		return
+	}
+	var domain []string
+	if dir != "." {
+		domain = strings.Split(dir, "/")
+	}
+	for line := range bytes.Lines(data) {
+		text := strings.TrimRight(string(line), "\r\n")
+		if text = trimSpaces(text); text != "" && !strings.HasPrefix(text, "#") {
+			w.patterns = append(w.patterns, gitignore.ParsePattern(text, domain))
+		}
+	}
+}
+
+// trimSpaces drops spaces at the end of a pattern unless they are escaped.
+func trimSpaces(s string) string {
+	for strings.HasSuffix(s, " ") && !strings.HasSuffix(s, `\ `) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// errTooLarge is wrapped by the error of a file that is over its limit.
+var errTooLarge = errors.New("too large")
+
+// readBounded reads a regular file of at most limit bytes.
+func readBounded(tree fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := tree.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // read only
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%w: %s, the limit is %s", errTooLarge, Bytes(info.Size()), Bytes(limit))
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%w: the limit is %s", errTooLarge, Bytes(limit))
+	}
+	return data, nil
+}
+
+// resolvePath returns the path in the repository of ref, which stands in the manifest file.
+func resolvePath(file, ref string) (string, error) {
+	switch {
+	case ref == "":
+		return "", errors.New("want a path relative to this file")
+	case strings.HasPrefix(ref, "/"):
+		return "", fmt.Errorf("want a path relative to this file, not the absolute %s", quote(ref))
+	case strings.ContainsAny(ref, "\\"):
+		return "", fmt.Errorf("want / between the parts of a path, not %s", quote(ref))
+	}
+	full := path.Join(path.Dir(file), ref)
+	if full == ".." || strings.HasPrefix(full, "../") {
+		return "", fmt.Errorf("%s leads out of the repository", quote(ref))
+	}
+	return full, nil
+}

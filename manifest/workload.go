@@ -1,0 +1,269 @@
+package manifest
+
+import (
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// variant is one way that a manifest comes out: nodes with the same overrides and the same defaults share it.
+type variant struct {
+	workload Workload
+	refs     []reference
+	position Position // of metadata.name
+	finished bool     // configs, secrets and, without NodeEnv, the digest are filled in
+}
+
+// reference is something that a workload names, to be looked up when every manifest is known.
+type reference struct {
+	kind     refKind
+	name     string // of the Config, Secret, volume, workload or label
+	key      string // of the Config; empty: all of it
+	shared   bool   // of a volume
+	position Position
+	field    string
+}
+
+type refKind int
+
+const (
+	refConfig refKind = iota
+	refConfigEnv
+	refSecret
+	refVolume
+	refDependsOn
+	refLabel
+	refNodeName
+)
+
+// variantKey tells the variants of one document apart: which overrides apply, and the node's defaults.
+type variantKey struct {
+	overrides string
+	defaults  *yaml.Node
+}
+
+// workload decodes a Container, Job or CronJob for every target that selects it.
+func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
+	var unknown []Problem
+	d := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) })
+	var m workloadDocument
+	d.value(doc, settable(&m))
+	c := checker{d: d, root: doc}
+	name := c.metadata(m.Metadata)
+	spec := m.Spec.Node
+	if spec == nil || spec.Kind != yaml.MappingNode {
+		if spec == nil {
+			c.problem(at("spec"), "is missing")
+		} else {
+			c.problem(at("spec"), "want a mapping, not %s", whatIs(spec))
+		}
+		ld.unknownFields(unknown, true)
+		return
+	}
+	var choice struct {
+		NodeSelector map[string]Strings `json:"nodeSelector,omitempty"`
+		Overrides    []override         `json:"overrides,omitempty"`
+	}
+	d.push("spec")
+	// Everything else of the spec is decoded below, once for each variant.
+	sd := ld.decoder(file, func(p Problem) {
+		if strings.HasPrefix(p.Field, "spec.overrides") {
+			unknown = append(unknown, p)
+		}
+	}, d.path...)
+	sd.value(spec, settable(&choice))
+
+	groups := make(map[variantKey][]*target)
+	var order []variantKey
+	used := make([]bool, len(choice.Overrides))
+	for _, t := range ld.targets {
+		if !t.known || !matches(choice.NodeSelector, t.node.Labels) {
+			continue
+		}
+		key := variantKey{defaults: t.defaults}
+		mask := make([]byte, len(choice.Overrides))
+		for i, o := range choice.Overrides {
+			mask[i] = '0'
+			if matches(o.NodeSelector, t.node.Labels) {
+				mask[i], used[i] = '1', true
+			}
+		}
+		key.overrides = string(mask)
+		if _, ok := groups[key]; !ok {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], t)
+	}
+	ld.unknownFields(unknown, len(order) > 0)
+	if !sd.over && !ld.overrides(sd, choice.Overrides, used) {
+		return
+	}
+	if len(order) == 0 {
+		ld.lenient(file, spec)
+		return
+	}
+	if len(choice.Overrides) > 0 {
+		ld.lenient(file, spec) // what an override replaces must be right too
+	}
+	for _, key := range order {
+		merged := spec
+		if key.defaults != nil || strings.Contains(key.overrides, "1") {
+			merged = ld.merged(spec, choice.Overrides, key, kind)
+		}
+		v := ld.variant(file, doc, merged, Workload{
+			Kind: kind, Name: name, Labels: m.Metadata.Labels, Annotations: m.Metadata.Annotations, Source: d.position(doc),
+		})
+		for _, t := range groups[key] {
+			t.selected = append(t.selected, v)
+		}
+	}
+}
+
+func (ld *loading) unknownFields(found []Problem, selected bool) {
+	for _, p := range found {
+		if selected {
+			ld.problems.add(p)
+		} else {
+			ld.problems.warn(p)
+		}
+	}
+}
+
+// overrides decodes each override by itself, so that one that applies nowhere is still checked. It reports false
+// where one is so large that nothing may be merged.
+func (ld *loading) overrides(d *decoder, all []override, used []bool) bool {
+	for i, o := range all {
+		unknown := ld.problems.warn
+		if used[i] {
+			unknown = ld.problems.add
+		}
+		if o.Spec.Node == nil {
+			continue
+		}
+		od := ld.decoder(d.file, unknown, segment{key: "spec"}, segment{key: "overrides"}, segment{index: i}, segment{key: "spec"})
+		var spec Spec
+		od.value(o.Spec.Node, settable(&spec))
+		if od.over || o.Spec.Kind != yaml.MappingNode {
+			return false
+		}
+	}
+	return true
+}
+
+// lenient checks a spec that is selected nowhere: unknown fields, which may be newer than this release, are warnings.
+func (ld *loading) lenient(file string, spec *yaml.Node) {
+	var s workloadSpecFields
+	d := ld.decoder(file, ld.problems.warn, segment{key: "spec"})
+	d.value(spec, settable(&s))
+}
+
+// workloadSpecFields is workloadSpec with what was decoded before left alone.
+type workloadSpecFields struct {
+	NodeSelector rawNode `json:"nodeSelector,omitzero"`
+	Overrides    rawNode `json:"overrides,omitzero"`
+	Spec
+}
+
+// variant decodes and checks one way that a manifest comes out.
+func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *variant {
+	d := ld.decoder(file, ld.problems.add, segment{key: "spec"})
+	var fields workloadSpecFields
+	d.value(spec, settable(&fields))
+	w.Spec = fields.Spec
+	v := &variant{workload: w, position: w.Source}
+	if n := child(child(doc, "metadata"), "name"); n != nil {
+		v.position = d.position(n)
+	}
+	c := checker{d: d, root: spec, kind: w.Kind, tree: ld.tree}
+	if w.Kind != KindContainer && notYet(string(w.Kind)) {
+		d.report(Problem{Position: d.position(child(doc, "kind")), Field: "kind", Message: string(w.Kind) + " is " + notSupported})
+	}
+	d.refuseUnsupported(spec)
+	c.spec(&v.workload.Spec)
+	v.refs = c.refs
+	return v
+}
+
+// merged returns the defaults of the node, the spec and the overrides that apply, one over the other.
+func (ld *loading) merged(spec *yaml.Node, overrides []override, key variantKey, kind Kind) *yaml.Node {
+	out := spec
+	if key.defaults != nil {
+		out = merge(ld.defaultsFor(key.defaults, kind), spec, nil)
+	}
+	for i, o := range overrides {
+		if key.overrides[i] == '1' && o.Spec.Node != nil {
+			out = merge(out, o.Spec.Node, nil)
+		}
+	}
+	return out
+}
+
+// defaultsFor leaves out what workloads of this kind do not have.
+func (ld *loading) defaultsFor(defaults *yaml.Node, kind Kind) *yaml.Node {
+	out := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: defaults.Line, Column: defaults.Column}
+	for _, p := range pairs(defaults, nil) {
+		if kinds := ld.kindsOf(p.key.Value); kinds == nil || fieldOf(kinds, kind) {
+			out.Content = append(out.Content, p.key, p.value)
+		}
+	}
+	return out
+}
+
+// merge returns base with over on top: mappings merge, null removes, everything else replaces. Neither is changed, and
+// every value keeps its position. path is that of the two in the spec.
+func merge(base, over *yaml.Node, path []string) *yaml.Node {
+	out := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: base.Line, Column: base.Column}
+	if len(path) == 0 {
+		out.Line, out.Column = over.Line, over.Column
+	}
+	overEntries := pairs(over, nil)
+	index := make(map[string]int, len(overEntries))
+	for i, p := range overEntries {
+		index[p.key.Value] = i
+	}
+	for _, b := range pairs(base, nil) {
+		i, ok := index[b.key.Value]
+		switch {
+		case ok:
+			o := overEntries[i]
+			delete(index, b.key.Value)
+			if isNull(o.value) {
+				continue
+			}
+			inner := append(path[:len(path):len(path)], b.key.Value)
+			if b.value.Kind == yaml.MappingNode && o.value.Kind == yaml.MappingNode && !isWhole(inner) && len(inner) < maxDepth {
+				out.Content = append(out.Content, o.key, merge(b.value, o.value, inner))
+			} else {
+				out.Content = append(out.Content, o.key, o.value)
+			}
+		case len(path) == 0 && (hasValue(index, overEntries, "image") && b.key.Value == "capture" || hasValue(index, overEntries, "capture") && b.key.Value == "image"):
+			// One takes the place of the other.
+		default:
+			out.Content = append(out.Content, b.key, b.value)
+		}
+	}
+	for _, o := range overEntries {
+		if _, left := index[o.key.Value]; left && !isNull(o.value) {
+			delete(index, o.key.Value)
+			out.Content = append(out.Content, o.key, o.value)
+		}
+	}
+	return out
+}
+
+func hasValue(index map[string]int, entries []pair, key string) bool {
+	i, ok := index[key]
+	return ok && !isNull(entries[i].value)
+}
+
+// isWhole reports whether the mapping at path is one value, which is replaced and not merged: a variable, an action.
+func isWhole(path []string) bool {
+	switch {
+	case len(path) == 2 && path[0] == "env":
+		return true
+	case len(path) >= 2 && (path[0] == "lifecycle"):
+		return true
+	default:
+		return false
+	}
+}

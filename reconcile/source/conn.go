@@ -1,0 +1,79 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+const (
+	transferLimit   = time.Hour // for one clone or fetch
+	maxRefsAnswer   = 64 << 20  // bytes of a list of branches
+	maxErrorAnswer  = 64 << 10  // bytes of an error page
+	maxPackAnswer   = 8 << 30   // bytes of one transfer
+	keepAliveAnswer = 16 << 10  // bytes of an answer's rest read to keep its connection
+)
+
+// patientConn gives up when the other side is silent for too long, whatever is spoken on top of it.
+type patientConn struct {
+	net.Conn
+
+	patience time.Duration
+}
+
+func (c *patientConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.patience)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *patientConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+func dialPatiently(patience time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := net.Dialer{Timeout: patience}
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &patientConn{Conn: conn, patience: patience}, nil
+	}
+}
+
+// cappedBody ends with ErrTooLarge after limit bytes, and reads a small rest before it closes, so that the connection
+// can be used again.
+type cappedBody struct {
+	io.ReadCloser
+
+	left int64
+}
+
+func (b *cappedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("the server's answer: %w", ErrTooLarge)
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
+}
+
+func (b *cappedBody) Close() error {
+	_, err := io.CopyN(io.Discard, b.ReadCloser, keepAliveAnswer)
+	closeErr := b.ReadCloser.Close()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil //nolint:nilerr // what was wanted had been read
+	}
+	return closeErr
+}

@@ -1,0 +1,144 @@
+package source
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/pktline"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+)
+
+// fail turns whatever went wrong into an Error: which of our reasons it is, what to do, and no secrets.
+func (s *Source) fail(op string, err error) error {
+	var done *Error
+	if errors.As(err, &done) {
+		return done
+	}
+	e := &Error{Op: op, URL: s.at.display, Err: s.explain(err)}
+	var h *hinted
+	if errors.As(e.Err, &h) {
+		e.Hint = h.hint
+	} else {
+		e.Hint = s.defaultHint(e.Err)
+	}
+	return e
+}
+
+// explain finds the reason. Texts of others are left out where they could repeat the URL, or what a server wrote.
+func (s *Source) explain(err error) error {
+	for _, known := range []error{
+		ErrBranchNotFound, ErrEmptyRepository, ErrAuth, ErrHostKey, ErrCertificate, ErrNotFound, ErrProtocol,
+		ErrPathNotFound, ErrUnknownCommit, ErrTooLarge, ErrCorrupt, ErrChanged, ErrUnreachable,
+	} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	var status *githttp.Err
+	var unexpected *plumbing.UnexpectedError
+	if errors.As(err, &unexpected) { // has no Unwrap
+		err = unexpected.Err
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.Is(err, transport.ErrEmptyRemoteRepository):
+		return ErrEmptyRepository
+	case errors.Is(err, transport.ErrAuthenticationRequired):
+		return fmt.Errorf("%w: the server wants credentials, or refuses those given (401)", ErrAuth)
+	case errors.Is(err, transport.ErrAuthorizationFailed):
+		return fmt.Errorf("%w: the credentials have no right to read it (403)", ErrAuth)
+	case errors.Is(err, transport.ErrRepositoryNotFound):
+		return fmt.Errorf("%w (404)", ErrNotFound)
+	case errors.As(err, &status):
+		return fmt.Errorf("%w: the server answers %d", ErrUnreachable, status.StatusCode())
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS):
+		return err // of our own disk
+	case isCertificate(err):
+		return fmt.Errorf("%w: %s", ErrCertificate, printable(innermost(err).Error(), 300))
+	case isTimeout(err):
+		return fmt.Errorf("%w: no answer within %s: %w", ErrUnreachable, s.cfg.Timeout, context.DeadlineExceeded)
+	case isProtocol(err):
+		return fmt.Errorf("%w: what is there does not speak Git", ErrProtocol)
+	}
+	return fmt.Errorf("%w: %s", ErrUnreachable, printable(withoutURL(err).Error(), 300))
+}
+
+func (s *Source) defaultHint(err error) string {
+	switch {
+	case errors.Is(err, ErrAuth) && s.at.kind == kindHTTP && s.cfg.TokenFile == "":
+		return "give a token that may read the repository with --git-token-file"
+	case errors.Is(err, ErrAuth) && s.at.kind == kindHTTP:
+		return "check that the token in " + s.cfg.TokenFile + " has not expired and may read this repository"
+	case errors.Is(err, ErrAuth):
+		return "check that the key may read this repository"
+	case errors.Is(err, ErrNotFound) && s.at.kind == kindHTTP:
+		return "check the URL; many servers also say so of a private repository where credentials are missing or wrong"
+	case errors.Is(err, ErrNotFound) && looksLikeHost(s.at.dir):
+		return "did you mean a URL, with https:// in front?"
+	case errors.Is(err, ErrNotFound):
+		return "check the path of the repository"
+	case errors.Is(err, ErrCertificate):
+		return "give the certificate authority of the server with --git-ca-file"
+	case errors.Is(err, ErrEmptyRepository):
+		return "push a first commit to branch " + s.cfg.Branch
+	case errors.Is(err, ErrProtocol):
+		return "check the URL: it has to be the one that git clone takes"
+	case errors.Is(err, ErrUnreachable):
+		return "check the network and the server; it is tried again"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free space in the state directory"
+	}
+	return ""
+}
+
+func isCertificate(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var verification *tls.CertificateVerificationError
+	return errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &verification)
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func isProtocol(err error) bool {
+	var data *packp.ErrUnexpectedData
+	return errors.As(err, &data) || errors.Is(err, pktline.ErrInvalidPktLen) || errors.Is(err, packp.ErrEmptyInput) ||
+		strings.Contains(err.Error(), "error decoding upload-pack response")
+}
+
+// withoutURL drops the request URL that net/http puts in front of its errors.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}

@@ -1,0 +1,171 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	quiet      = 30 * time.Millisecond  // a burst is over after this long without an event
+	longest    = 300 * time.Millisecond // a burst is announced after this long, over or not
+	watchAgain = 5 * time.Second        // between looks for a path that is not there
+	maxWatched = 8192                   // directories; the rest is noticed by polling
+)
+
+// watcher turns file system events into hints.
+type watcher struct {
+	src   *Source
+	notes *fsnotify.Watcher
+	hints chan struct{}
+	count int
+	// armed says that what is to be watched was there at the last look.
+	armed bool
+	git   bool
+}
+
+func (s *Source) watchLocal(ctx context.Context) (<-chan struct{}, error) {
+	notes, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, withHint(err, "raise fs.inotify.max_user_instances with sysctl; until then changes are seen by polling")
+	}
+	w := &watcher{src: s, notes: notes, hints: make(chan struct{}, 1)}
+	w.arm()
+	go w.run(ctx)
+	return w.hints, nil
+}
+
+// arm watches what is at the path now.
+func (w *watcher) arm() {
+	at, isGit, err := w.src.probe()
+	if err != nil {
+		w.armed = false
+		return
+	}
+	w.git, w.armed = isGit, true
+	if !isGit {
+		w.add(w.src.at.dir, true)
+		return
+	}
+	// A push renames into refs/heads; git pack-refs and gc write packed-refs.
+	w.add(at.common, false)
+	w.add(filepath.Join(at.common, "refs"), false)
+	w.add(filepath.Join(at.common, "refs", "heads"), true)
+}
+
+// add watches a directory, and with deep those below it.
+func (w *watcher) add(dir string, deep bool) {
+	if w.count >= maxWatched {
+		return
+	}
+	if err := w.notes.Add(dir); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			w.src.log.Warn("a directory cannot be watched; changes there are seen by polling", "dir", dir, "error", err)
+			w.count = maxWatched // it will not get better with the next ones
+		}
+		return
+	}
+	if w.count++; w.count == maxWatched {
+		w.src.log.Warn("too many directories to watch all; other changes are seen by polling", "dir", w.src.at.dir, "watched", maxWatched)
+	}
+	if !deep {
+		return
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // gone again; an event says so
+	}
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != ".git" {
+			w.add(filepath.Join(dir, e.Name()), true)
+		}
+	}
+}
+
+func (w *watcher) run(ctx context.Context) {
+	defer w.notes.Close()
+	look := time.NewTicker(watchAgain)
+	defer look.Stop()
+	var over <-chan time.Time // the burst that is going on ends here
+	var since time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.notes.Events:
+			if !ok {
+				return
+			}
+			if !w.matters(e) {
+				continue
+			}
+			now := time.Now()
+			if over == nil {
+				since = now
+			}
+			over = time.After(min(quiet, max(0, longest-now.Sub(since))))
+		case err, ok := <-w.notes.Errors:
+			if !ok {
+				return
+			}
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+				w.src.log.Warn("watching for changes", "dir", w.src.at.dir, "error", err)
+			}
+			w.hint() // something may have been missed
+		case <-over:
+			over = nil
+			w.hint()
+		case <-look.C:
+			if !w.armed {
+				if w.arm(); w.armed {
+					w.hint()
+				}
+			}
+		}
+	}
+}
+
+// matters keeps the watches in step with the directories and says whether a look is worth it.
+func (w *watcher) matters(e fsnotify.Event) bool {
+	if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+		if e.Name == w.src.at.dir {
+			w.armed, w.count = false, 0
+		}
+	}
+	if w.git {
+		if strings.HasSuffix(e.Name, ".lock") || e.Op == fsnotify.Chmod {
+			return false
+		}
+		inRefs := strings.Contains(e.Name, string(filepath.Separator)+"refs")
+		if e.Has(fsnotify.Create) && inRefs {
+			w.addIfDir(e.Name)
+		}
+		return inRefs || filepath.Base(e.Name) == "packed-refs" || !w.armed
+	}
+	if filepath.Base(e.Name) == ".git" {
+		return false
+	}
+	if e.Has(fsnotify.Create) {
+		w.addIfDir(e.Name)
+	}
+	return true
+}
+
+func (w *watcher) addIfDir(name string) {
+	if info, err := os.Lstat(name); err == nil && info.IsDir() {
+		w.add(name, true)
+	}
+}
+
+func (w *watcher) hint() {
+	select {
+	case w.hints <- struct{}{}:
+	default: // one is waiting already
+	}
+}

@@ -102,7 +102,9 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	defer r.mu.Unlock()
 	digest, err := r.digest(spec)
 	if err != nil {
-		return runtime.Prepared{}, failed(OpPrepare, spec.Name, "", err)
+		e := failed(OpPrepare, spec.Name, "", err)
+		e.Permanent = true
+		return runtime.Prepared{}, e
 	}
 	if in.Progress != nil {
 		in.Progress(runtime.Progress{Name: spec.Name, What: "prepare " + digest, Done: 1, Total: 1})
@@ -171,8 +173,8 @@ func (r *Runtime) add(s runtime.Status) runtime.ID {
 	return s.ID
 }
 
-// failed makes err the error of an operation, keeping what a scripted *runtime.Error says.
-func failed(op Op, name runtime.Name, id runtime.ID, err error) error {
+// failed makes err the error of an operation.
+func failed(op Op, name runtime.Name, id runtime.ID, err error) *runtime.Error {
 	e := &runtime.Error{Op: fmt.Sprintf("%s %s", op, name), ID: id, Name: name, Err: err}
 	if id != "" && name == (runtime.Name{}) {
 		e.Op = fmt.Sprintf("%s %s", op, id)

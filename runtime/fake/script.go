@@ -33,8 +33,8 @@ type Program struct {
 	IgnoresStop bool
 }
 
-// Commands is the Program that a spec's command names: ["exit", "3"] ends at once with 3, ["print", LINE…] prints and
-// runs on, ["stubborn"] ignores its stop signal; anything else runs on.
+// Commands is the Program that a spec's command names: ["exit", "3"] ends at once with 3, ["print", LINE…] prints
+// and ends with 0, ["stubborn"] ignores its stop signal; anything else runs on.
 func Commands(s runtime.Spec) Program {
 	if len(s.Command) == 0 {
 		return Program{}
@@ -47,7 +47,8 @@ func Commands(s runtime.Spec) Program {
 		}
 		return Program{Exit: &code}
 	case "print":
-		return Program{Output: args}
+		code := 0
+		return Program{Output: args, Exit: &code}
 	case "stubborn":
 		return Program{IgnoresStop: true}
 	}

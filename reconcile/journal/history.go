@@ -83,7 +83,7 @@ func (f *folder) add(r Record) {
 		if e := f.find(r.Commit); e != nil {
 			e.Result, e.Message = r.Result, r.Message
 		}
-	case TypeVerb, TypeNote:
+	case TypeVerb, TypeNote, TypeExited:
 	}
 }
 

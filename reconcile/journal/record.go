@@ -25,6 +25,7 @@ const (
 	TypeBlocked  Type = "blocked"  // a guard stopped a commit: Reason and Message say why
 	TypeIntent   Type = "intent"   // a step is about to begin
 	TypeResult   Type = "result"   // a step has ended
+	TypeExited   Type = "exited"   // a container ended by itself
 	TypeSettled  Type = "settled"  // nothing is left to do for a commit: Result says how it went
 	TypeVerb     Type = "verb"     // somebody asked for something: approve, retry, restart, suspend, resume
 	TypeNote     Type = "note"     // something else worth knowing, such as a repaired file

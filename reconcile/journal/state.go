@@ -42,6 +42,10 @@ type State struct {
 	Histories map[manifest.Name]plan.History
 	// ImageDigests are what references with imagePullPolicy Always were last resolved to.
 	ImageDigests map[string]string
+	// Images are the digests that the last good generation ran with, PreviousImages those of the one before: what a
+	// revert needs is not collected as unused.
+	Images         []string
+	PreviousImages []string
 }
 
 // Rejection is a commit that could not be used.
@@ -68,6 +72,21 @@ type stateBody struct {
 	Node             string                         `json:"node,omitempty"`
 	Histories        map[manifest.Name]plan.History `json:"histories,omitempty"`
 	ImageDigests     map[string]string              `json:"imageDigests,omitempty"`
+	Images           []string                       `json:"images,omitempty"`
+	PreviousImages   []string                       `json:"previousImages,omitempty"`
+}
+
+// body returns what of s is in state.json, but for the digests of its sets.
+func (s State) body() stateBody {
+	b := stateBody{
+		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, Rejected: s.Rejected, Approved: s.Approved,
+		Suspended: s.Suspended, Node: s.Node, Histories: s.Histories, ImageDigests: s.ImageDigests,
+		Images: s.Images, PreviousImages: s.PreviousImages,
+	}
+	if s.Accepted != nil {
+		b.AcceptedRevision = s.Accepted.Revision
+	}
+	return b
 }
 
 // ErrNewerState means that a later release wrote the state.
@@ -154,6 +173,7 @@ func fromBody(dir string, body stateBody, notes []string, aside func(string) str
 		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, Rejected: body.Rejected,
 		Approved: body.Approved, Suspended: body.Suspended, Node: body.Node,
 		Histories: body.Histories, ImageDigests: body.ImageDigests,
+		Images: body.Images, PreviousImages: body.PreviousImages,
 	}
 	for _, want := range []struct {
 		digest string

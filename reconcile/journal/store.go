@@ -110,20 +110,13 @@ func (s *Store) BytesWritten() int64 {
 func (s *Store) Save(st State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	body := stateBody{
-		AcceptedRevision: st.AcceptedRevision, Applied: st.Applied, Rejected: st.Rejected,
-		Approved: st.Approved, Suspended: st.Suspended, Node: st.Node,
-		Histories: st.Histories, ImageDigests: st.ImageDigests,
-	}
+	body := st.body()
 	var err error
 	if body.Accepted, err = s.saveSet(st.Accepted); err != nil {
 		return err
 	}
 	if body.LastGood, err = s.saveSet(st.LastGood); err != nil {
 		return err
-	}
-	if st.Accepted != nil {
-		body.AcceptedRevision = st.Accepted.Revision
 	}
 	data, err := encodeState(body)
 	if err != nil {

@@ -69,6 +69,8 @@ func EventOf(r journal.Record) (Event, bool) {
 		if r.Result != journal.ResultApplied {
 			e.Type = EventWarning
 		}
+	case journal.TypeExited:
+		e.Type, e.Reason = EventWarning, orElse(r.Reason, "Exited")
 	case journal.TypeVerb:
 		e.Reason = r.Reason
 	case journal.TypeNote:

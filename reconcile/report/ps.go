@@ -224,15 +224,16 @@ func (s *subject) why() (reason, message string) {
 	case o.Reason != "":
 		return o.Reason, o.Message
 	case o.State == runtime.StateExited && o.OOMKilled:
-		return ReasonOOMKilled, exitMessage(o)
+		return ReasonOOMKilled, ExitMessage(*o)
 	case o.State == runtime.StateExited:
-		return "", exitMessage(o)
+		return "", ExitMessage(*o)
 	default:
 		return "", o.Message
 	}
 }
 
-func exitMessage(o *runtime.Status) string {
+// ExitMessage says in a sentence how a container ended.
+func ExitMessage(o runtime.Status) string {
 	switch {
 	case o.ExitCode == nil:
 		return "exited, nobody saw with what code"

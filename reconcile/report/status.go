@@ -40,6 +40,7 @@ type LastFetch struct {
 	Time  *time.Time `json:"time"`
 	OK    bool       `json:"ok"`
 	Error string     `json:"error"`
+	Hint  string     `json:"hint"`
 }
 
 // Counts are numbers of containers.
@@ -54,8 +55,11 @@ func StatusOf(v View) Status {
 	s := Status{
 		Node: v.Node, Instance: v.Instance, Source: v.Source,
 		Fetched: revisionOrNil(v.Fetch.Revision), Accepted: revisionOrNil(v.State.AcceptedRevision),
-		Applied:   revisionOrNil(v.State.Applied),
-		LastFetch: LastFetch{Time: timeOrNil(v.Fetch.Time), OK: v.Fetch.Error == "" && !v.Fetch.Time.IsZero(), Error: v.Fetch.Error},
+		Applied: revisionOrNil(v.State.Applied),
+		LastFetch: LastFetch{
+			Time: timeOrNil(v.Fetch.Time), OK: v.Fetch.Error == "" && !v.Fetch.Time.IsZero(),
+			Error: v.Fetch.Error, Hint: v.Fetch.Hint,
+		},
 		NextFetch: timeOrNil(v.Fetch.Next), Warnings: append([]string{}, v.Warnings...),
 	}
 	if v.State.Accepted != nil {

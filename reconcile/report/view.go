@@ -42,6 +42,7 @@ type Fetch struct {
 	Revision manifest.Revision // the newest seen
 	Time     time.Time
 	Error    string
+	Hint     string // what a person can do about Error
 	Next     time.Time
 }
 

@@ -1,0 +1,190 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/report"
+)
+
+// ErrNotRunning is returned by requests to an agent that does not run, or stopped before it could answer.
+var ErrNotRunning = errors.New("the agent is not running")
+
+// Agent keeps one server's containers the way a source says. Make it with New and start it with Run; its other methods
+// may be called concurrently while it runs.
+type Agent struct {
+	cfg   Config
+	token chan struct{} // size 1: a reason to look
+	ready chan struct{} // closed when the state was read and requests are answered
+
+	mu      sync.Mutex
+	inbox   []func(*loop)
+	running bool
+	work    map[manifest.Name]report.Activity
+
+	view     atomic.Pointer[report.View]
+	store    atomic.Pointer[journal.Store]
+	events   broadcaster
+	counters counters
+}
+
+// New checks cfg and returns an agent. It starts nothing.
+func New(cfg Config) (*Agent, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{
+		cfg: cfg, token: make(chan struct{}, 1), ready: make(chan struct{}),
+		work: map[manifest.Name]report.Activity{}, counters: newCounters(),
+	}, nil
+}
+
+// Run locks the state directory and keeps the node converged until ctx ends; then it cancels the steps in flight, waits
+// for them and returns nil. Containers keep running. It fails with *journal.LockedError if another agent has the
+// directory. It may be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	store, err := journal.Open(a.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	key, err := secretKey(filepath.Join(a.cfg.StateDir, "secret.key"))
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	l := newLoop(a, store, key)
+	a.store.Store(store)
+	a.mu.Lock()
+	a.running = true
+	a.mu.Unlock()
+	l.publish()
+	close(a.ready)
+
+	l.watch(ctx)
+	l.run(ctx)
+
+	cancel()
+	l.wg.Wait()
+	a.mu.Lock()
+	a.running = false
+	a.mu.Unlock()
+	l.stop()
+	return store.Close()
+}
+
+// Ready is closed when the agent has read its state and answers requests.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// poke puts a token in the channel, unless one is there.
+func (a *Agent) poke() {
+	select {
+	case a.token <- struct{}{}:
+	default:
+	}
+}
+
+// post has the deciding goroutine run fn before it looks again. It reports whether there is one.
+func (a *Agent) post(fn func(*loop)) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.running {
+		return false
+	}
+	a.inbox = append(a.inbox, fn)
+	a.poke()
+	return true
+}
+
+func (a *Agent) drain() []func(*loop) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fns := a.inbox
+	a.inbox = nil
+	return fns
+}
+
+// ask has the deciding goroutine run fn, and waits for its answer.
+func (a *Agent) ask(ctx context.Context, fn func(*loop) error) error {
+	answer := make(chan error, 1)
+	if !a.post(func(l *loop) { l.answers = append(l.answers, answered{answer, fn(l)}) }) {
+		return ErrNotRunning
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// answered is a request whose answer is given once what it changed is on disk.
+type answered struct {
+	to  chan<- error
+	err error
+}
+
+// View returns what is known now, with a fresh look at the containers.
+func (a *Agent) View(ctx context.Context) (report.View, error) {
+	published := a.view.Load()
+	if published == nil {
+		return report.View{}, ErrNotRunning
+	}
+	v := *published
+	observed, err := a.cfg.Runtime.List(ctx)
+	if err != nil {
+		v.ObservedError = err.Error()
+	} else {
+		v.Observed, v.ObservedError = observed, ""
+	}
+	a.mu.Lock()
+	v.Working = maps.Clone(a.work)
+	a.mu.Unlock()
+	v.Now = time.Now()
+	return v, nil
+}
+
+// Records returns what the journal holds, oldest first.
+func (a *Agent) Records() ([]journal.Record, error) {
+	store := a.store.Load()
+	if store == nil {
+		return nil, ErrNotRunning
+	}
+	return store.Records()
+}
+
+// Events returns a channel of what happens from now on, closed when ctx ends or the agent stops. A reader that does not
+// keep up misses some.
+func (a *Agent) Events(ctx context.Context) <-chan report.Event { return a.events.subscribe(ctx) }
+
+// Counters returns the numbers for metrics, as of now.
+func (a *Agent) Counters() Counters {
+	c := a.counters.snapshot()
+	if store := a.store.Load(); store != nil {
+		c.StateBytesWritten = store.BytesWritten()
+	}
+	return c
+}
+
+// setActivity records how far a step is; a nil change removes it.
+func (a *Agent) setActivity(name manifest.Name, change func(*report.Activity)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if change == nil {
+		delete(a.work, name)
+		return
+	}
+	w := a.work[name]
+	change(&w)
+	a.work[name] = w
+}
+
+func lostError(what string, err error) string { return fmt.Sprintf("cannot %s: %v", what, err) }

@@ -1,0 +1,67 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// SocketName is the name of the agent's socket in the run directory.
+const SocketName = "agent.sock"
+
+// SocketPath returns where the agent of a run directory listens.
+func SocketPath(runDir string) string { return filepath.Join(runDir, SocketName) }
+
+// maxSocketPath is the room for a path in sockaddr_un, its final zero apart (unix(7)).
+const maxSocketPath = 107
+
+// Listen makes the agent's socket in runDir, mode 0600. One that a dead agent left is taken over; the caller holds the
+// lock of the state directory, so that there is no other that lives.
+func Listen(runDir string) (net.Listener, error) {
+	path := SocketPath(runDir)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("socket %s: the path is longer than the %d bytes that a socket's may have: use a shorter --run-dir", path, maxSocketPath)
+	}
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("socket %s: another agent answers on it: give this one its own --run-dir and --instance", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	// Under a name that nobody looks for until the mode is right: between bind and chmod others could connect.
+	tmp := filepath.Join(runDir, fmt.Sprintf(".%d", os.Getpid()))
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("socket: %w", err), l.Close(), os.Remove(tmp))
+	}
+	return &socket{UnixListener: l, path: path}, nil
+}
+
+// socket takes its file away when it is closed.
+type socket struct {
+	*net.UnixListener
+	path string
+}
+
+func (s *socket) Close() error {
+	err := s.UnixListener.Close()
+	if err == nil {
+		_ = os.Remove(s.path)
+	}
+	return err
+}

@@ -1,0 +1,103 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	goruntime "runtime"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/plan"
+	"reconciler/reconcile/report"
+	"reconciler/runtime"
+)
+
+// Source is where commits come from. Its methods may be called concurrently.
+type Source interface {
+	// Fetch looks at the source and returns its newest revision, bringing what is new here.
+	Fetch(ctx context.Context) (manifest.Revision, error)
+	// Tree returns the files of a commit that was fetched.
+	Tree(ctx context.Context, commit string) (fs.FS, error)
+	// Descends reports whether commit is ancestor or comes after it.
+	Descends(ctx context.Context, ancestor, commit string) (bool, error)
+	// Watch returns a channel of hints that the source changed, until ctx ends; nil where it cannot be watched.
+	Watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Config is what an Agent is made from. StateDir, Source, Load and Runtime are needed, the rest has defaults.
+type Config struct {
+	// Node is this server's name; Instance tells agents on one server apart.
+	Node     string
+	Instance string
+	// StateDir is the directory that survives a reboot.
+	StateDir string
+
+	Source     Source
+	SourceInfo report.Source // what status says of the source; without credentials
+	// Load turns a commit's tree into this node's set. An error with a manifest.Problem in it rejects the commit; any
+	// other counts as a failed fetch.
+	Load    func(tree fs.FS, rev manifest.Revision) (manifest.Set, error)
+	Runtime runtime.Runtime
+	Facts   plan.Facts
+	Policy  plan.Policy
+
+	// Resolve looks up what a reference with imagePullPolicy Always means now. Nil: never.
+	Resolve func(ctx context.Context, image runtime.Image, platform *runtime.Platform) (string, error)
+	// Collect takes away images that are neither in use nor in keep (digests), if the disk is full enough. Nil: never.
+	Collect func(ctx context.Context, keep []string) error
+
+	// HintOf says what a person can do about an error of Source; "" where nobody knows. Nil: never.
+	HintOf func(error) string
+
+	// Interval is the time between looks at the source; NextPoll, if not nil, says when the next one is instead.
+	Interval time.Duration
+	NextPoll func(now time.Time) time.Time
+	// ImageInterval is the time between lookups of images with imagePullPolicy Always.
+	ImageInterval time.Duration
+	// MaxUnavailable is the share of containers, in percent, that may be stopped for a replacement at a time; at least
+	// one may.
+	MaxUnavailable int
+	// Starts is how many containers are started at a time; 0: two for each CPU.
+	Starts int
+	Logger *slog.Logger
+}
+
+// The defaults of Config.
+const (
+	DefaultInterval       = 30 * time.Second
+	DefaultImageInterval  = time.Hour
+	DefaultMaxUnavailable = 25
+	startsPerCPU          = 2
+)
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.StateDir == "":
+		return c, errors.New("reconcile: no state directory")
+	case c.Source == nil || c.Load == nil || c.Runtime == nil:
+		return c, errors.New("reconcile: Source, Load and Runtime are needed")
+	case c.Interval < 0 || c.ImageInterval < 0:
+		return c, errors.New("reconcile: an interval cannot be negative")
+	case c.MaxUnavailable < 0 || c.MaxUnavailable > 100:
+		return c, fmt.Errorf("max-unavailable: %d is not a percentage: want 0 to 100", c.MaxUnavailable)
+	}
+	if c.Interval == 0 {
+		c.Interval = DefaultInterval
+	}
+	if c.ImageInterval == 0 {
+		c.ImageInterval = DefaultImageInterval
+	}
+	if c.MaxUnavailable == 0 {
+		c.MaxUnavailable = DefaultMaxUnavailable
+	}
+	if c.Starts <= 0 {
+		c.Starts = startsPerCPU * goruntime.NumCPU()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}

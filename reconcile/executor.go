@@ -1,0 +1,177 @@
+package reconcile
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"reconciler/reconcile/plan"
+	"reconciler/reconcile/report"
+	"reconciler/runtime"
+)
+
+// executor carries steps out, each alone in the goroutine that calls run. What all of them share is how many containers
+// are started at a time, and how many are stopped for a replacement at a time. Nobody holds a place in either while
+// bringing an image here: a registry that hangs holds back one container.
+type executor struct {
+	a        *Agent
+	rt       runtime.Runtime
+	starts   limiter
+	switches limiter
+}
+
+func newExecutor(a *Agent) *executor {
+	x := &executor{a: a, rt: a.cfg.Runtime}
+	x.starts.setLimit(a.cfg.Starts)
+	x.switches.setLimit(1)
+	return x
+}
+
+// job is what the executor needs to know of a step.
+type job struct {
+	step    plan.Step
+	commit  string
+	gate    <-chan struct{} // closed when it may touch what is visible
+	running bool            // step.ID was running when the plan was made
+}
+
+// run carries j out and returns the digest of the image it used.
+func (x *executor) run(ctx context.Context, j job) (string, error) {
+	switch j.step.Op {
+	case plan.OpCreate, plan.OpReplace:
+		return x.bring(ctx, j)
+	case plan.OpRestart:
+		return "", x.restart(ctx, j)
+	case plan.OpUpdate:
+		if err := x.wait(ctx, j); err != nil {
+			return "", err
+		}
+		return "", x.rt.Update(ctx, j.step.ID, j.step.Spec)
+	default:
+		if err := x.wait(ctx, j); err != nil {
+			return "", err
+		}
+		return "", x.takeAway(ctx, j)
+	}
+}
+
+// bring makes everything ready first; only then does the old container go and the new one come.
+func (x *executor) bring(ctx context.Context, j job) (string, error) {
+	spec := j.step.Spec
+	x.phase(j, report.PhasePreparing)
+	prepared, err := x.rt.Prepare(ctx, spec, x.inputs(ctx, j))
+	if err != nil {
+		return "", err
+	}
+	if spec.Image != nil {
+		pinned := *spec.Image
+		pinned.Digest = prepared.ImageDigest // what was prepared is what is made, whatever the tag means by then
+		spec.Image = &pinned
+	}
+	if err := x.wait(ctx, j); err != nil {
+		return prepared.ImageDigest, err
+	}
+	if j.step.Op == plan.OpReplace {
+		if err := x.switches.acquire(ctx); err != nil {
+			return prepared.ImageDigest, err
+		}
+		defer x.switches.release()
+	}
+	if err := x.takeAway(ctx, j); err != nil {
+		return prepared.ImageDigest, err
+	}
+	if err := x.starts.acquire(ctx); err != nil {
+		return prepared.ImageDigest, err
+	}
+	defer x.starts.release()
+	x.phase(j, report.PhaseStarting)
+	id, err := x.rt.Create(ctx, spec)
+	if err != nil {
+		return prepared.ImageDigest, err
+	}
+	return prepared.ImageDigest, x.rt.Start(ctx, id)
+}
+
+func (x *executor) restart(ctx context.Context, j job) error {
+	if err := x.wait(ctx, j); err != nil {
+		return err
+	}
+	if err := x.takeAway(ctx, j); err != nil {
+		return err
+	}
+	if j.running {
+		x.phase(j, report.PhaseStopping)
+		if err := x.rt.Stop(ctx, j.step.ID, j.step.Spec.StopGrace); err != nil {
+			return err
+		}
+	}
+	if err := x.starts.acquire(ctx); err != nil {
+		return err
+	}
+	defer x.starts.release()
+	x.phase(j, report.PhaseStarting)
+	return x.rt.Start(ctx, j.step.ID)
+}
+
+// takeAway stops and removes what the step says goes.
+func (x *executor) takeAway(ctx context.Context, j job) error {
+	for _, r := range j.step.Remove {
+		x.phase(j, report.PhaseStopping)
+		if err := x.rt.Stop(ctx, r.ID, r.Grace); err != nil {
+			return err
+		}
+		if err := x.rt.Remove(ctx, r.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait holds the step until what it depends on is done.
+func (x *executor) wait(ctx context.Context, j job) error {
+	x.phase(j, report.PhaseWaiting)
+	select {
+	case <-j.gate:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (x *executor) phase(j job, p report.Phase) {
+	x.a.setActivity(j.step.Name, func(a *report.Activity) {
+		a.Op, a.Phase, a.Since = j.step.Op, p, time.Now()
+		a.What, a.Done, a.Total = "", 0, 0
+	})
+}
+
+// inputs are what Prepare may need: the commit's files only where the image comes from them.
+func (x *executor) inputs(ctx context.Context, j job) runtime.Inputs {
+	in := runtime.Inputs{Progress: x.progress(j)}
+	if img := j.step.Spec.Image; img == nil || !fromTree(img.Ref) {
+		return in
+	}
+	// Without the tree Prepare uses what is in the store, or says that it is not there.
+	if tree, err := x.a.cfg.Source.Tree(ctx, j.commit); err == nil {
+		in.Tree = tree
+	}
+	return in
+}
+
+func fromTree(ref string) bool {
+	scheme, _, found := strings.Cut(ref, ":")
+	return found && (scheme == "oci" || scheme == "oci-archive" || scheme == "docker-archive")
+}
+
+func (x *executor) progress(j job) func(runtime.Progress) {
+	return func(p runtime.Progress) {
+		x.a.setActivity(j.step.Name, func(a *report.Activity) {
+			if grown := p.Done - a.Done; a.What == p.What && grown > 0 {
+				x.a.counters.add(func(c *Counters) { c.ImagePullBytes += grown })
+			} else if a.What != p.What {
+				x.a.counters.add(func(c *Counters) { c.ImagePullBytes += p.Done })
+			}
+			a.What, a.Done, a.Total = p.What, p.Done, p.Total
+		})
+	}
+}

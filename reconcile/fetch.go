@@ -1,0 +1,171 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
+	"reconciler/reconcile/report"
+)
+
+// fetchState is when the source was looked at, and when it is next.
+type fetchState struct {
+	busy    bool
+	wanted  bool   // at once, or as soon as the present look has ended
+	started uint64 // looks begun
+	ended   uint64 // looks ended
+	fails   int    // in a row
+	next    time.Time
+	last    report.Fetch
+}
+
+// fetched is how a look at the source ended.
+type fetched struct {
+	rev      manifest.Revision
+	set      *manifest.Set // nil where the commit was known before
+	ancestry plan.Ancestry
+	rejected error // the commit cannot be used
+	err      error // the source cannot be read
+}
+
+// startFetch looks at the source if it is time, in a goroutine of its own.
+func (l *loop) startFetch(ctx context.Context) {
+	f := &l.fetch
+	if f.busy || !f.wanted && time.Now().Before(f.next) {
+		return
+	}
+	f.busy, f.wanted = true, false
+	f.started++
+	known := map[string]bool{l.fetch.last.Revision.Commit: f.fails == 0 && l.fetch.last.Revision.Commit != ""}
+	accepted := l.state.AcceptedRevision.Commit
+	l.wg.Go(func() {
+		got := l.a.look(ctx, known, accepted)
+		l.a.post(func(l *loop) { l.fetchEnded(got) })
+	})
+}
+
+// look fetches, and loads the commit unless it is known.
+func (a *Agent) look(ctx context.Context, known map[string]bool, accepted string) fetched {
+	rev, err := a.cfg.Source.Fetch(ctx)
+	if err != nil {
+		return fetched{err: err}
+	}
+	got := fetched{rev: rev}
+	if known[rev.Commit] {
+		return got
+	}
+	tree, err := a.cfg.Source.Tree(ctx, rev.Commit)
+	if err != nil {
+		got.err = err
+		return got
+	}
+	set, err := a.cfg.Load(tree, rev)
+	var problem manifest.Problem
+	switch {
+	case err == nil:
+		got.set = &set
+	case errors.As(err, &problem):
+		got.rejected = err
+		return got
+	default:
+		got.err = fmt.Errorf("read commit %s: %w", rev.Short(), err)
+		return got
+	}
+	if accepted != "" && accepted != rev.Commit {
+		follows, err := a.cfg.Source.Descends(ctx, accepted, rev.Commit)
+		switch {
+		case err != nil:
+			got.ancestry = plan.AncestryUnknown
+		case !follows:
+			got.ancestry = plan.AncestryMoved
+		}
+	}
+	return got
+}
+
+func (l *loop) fetchEnded(got fetched) {
+	f := &l.fetch
+	now := time.Now()
+	f.busy = false
+	f.ended++
+	f.last.Time = now
+	if got.err != nil {
+		f.fails++
+		f.next = now.Add(max(delay(f.fails), min(l.cfg.Interval, backoffInitial)))
+		f.last.Error, f.last.Next, f.last.Hint = got.err.Error(), f.next, ""
+		if l.cfg.HintOf != nil {
+			f.last.Hint = l.cfg.HintOf(got.err)
+		}
+		l.count("failed")
+		l.log.Error("cannot read the source", "error", got.err, "next", f.next.UTC().Format(time.RFC3339))
+		return
+	}
+	f.fails = 0
+	f.next = l.nextPoll(now)
+	f.last = report.Fetch{Revision: got.rev, Time: now, Next: f.next}
+	switch {
+	case got.rejected != nil:
+		l.count("rejected")
+		l.reject(got.rev, got.rejected)
+	case got.set == nil:
+		l.count("unchanged")
+	default:
+		l.count("changed")
+		l.loaded(got.set, got.ancestry)
+	}
+}
+
+func (l *loop) count(result string) {
+	l.a.counters.add(func(c *Counters) { c.Fetches[result]++ })
+}
+
+func (l *loop) nextPoll(now time.Time) time.Time {
+	if l.cfg.NextPoll != nil {
+		return l.cfg.NextPoll(now)
+	}
+	return now.Add(pollInterval(l.cfg.Interval, l.cfg.Node))
+}
+
+// reject keeps what is in force: nothing of a commit that has any mistake is used.
+func (l *loop) reject(rev manifest.Revision, why error) {
+	l.candidate = l.state.Accepted
+	message := why.Error()
+	if l.state.Rejected.Revision.Commit == rev.Commit && l.state.Rejected.Message == message {
+		return
+	}
+	l.log.Error("commit rejected", "commit", rev.Short(), "error", why)
+	l.state.Rejected = journal.Rejection{Revision: rev, Message: message}
+	l.dirty = true
+	l.record(journal.Record{Type: journal.TypeRejected, Commit: rev.Commit, Revision: &rev, Message: message})
+}
+
+// loaded takes a set that can be used. It is the set in force already where a restarted agent read the same commit
+// again and it still says the same.
+func (l *loop) loaded(set *manifest.Set, ancestry plan.Ancestry) {
+	if l.state.Rejected.Revision.Commit != "" {
+		l.state.Rejected = journal.Rejection{}
+		l.dirty = true
+	}
+	if sameSet(l.state.Accepted, set) {
+		l.candidate = l.state.Accepted
+		return
+	}
+	l.candidate, l.ancestry = set, ancestry
+}
+
+func sameSet(a, b *manifest.Set) bool {
+	if a == nil || a.Revision.Commit != b.Revision.Commit || a.Node.Name != b.Node.Name || a.NodeKnown != b.NodeKnown ||
+		a.Node.Unschedulable != b.Node.Unschedulable || len(a.Workloads) != len(b.Workloads) {
+		return false
+	}
+	for i := range a.Workloads {
+		if a.Workloads[i].Name != b.Workloads[i].Name || a.Workloads[i].Digest != b.Workloads[i].Digest {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,374 @@
+package reconcile
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
+	"reconciler/reconcile/report"
+	"reconciler/runtime"
+)
+
+// loop is what the deciding goroutine knows. Nothing else touches it: others post functions to the agent's inbox.
+type loop struct {
+	a     *Agent
+	cfg   Config
+	log   *slog.Logger
+	store *journal.Store
+	exec  *executor
+	wg    sync.WaitGroup
+
+	state     journal.State // as it should be on disk
+	dirty     bool
+	records   []journal.Record // to be written at the end of the turn
+	answers   []answered
+	histories map[manifest.Name]plan.History
+
+	fetch     fetchState
+	candidate *manifest.Set // the newest set that could be used; nil before the first
+	ancestry  plan.Ancestry // of candidate to the set in force
+	blocked   string        // commit and reason of the guard that was recorded last
+	settled   string        // commit and result that was recorded last
+
+	observed  []runtime.Status
+	listError string
+	listFails int
+	current   plan.Plan
+	wake      time.Time
+	flights   map[manifest.Name]*flight
+	syncs     []*syncWaiter
+	secrets   secretReader
+	images    imageState
+	warnings  map[string]string // by what they are about
+}
+
+func newLoop(a *Agent, store *journal.Store, key []byte) *loop {
+	state := store.State()
+	histories := maps.Clone(state.Histories)
+	if histories == nil {
+		histories = map[manifest.Name]plan.History{}
+	}
+	l := &loop{
+		a: a, cfg: a.cfg, log: a.cfg.Logger, store: store, state: state, histories: histories,
+		exec:    newExecutor(a),
+		flights: map[manifest.Name]*flight{}, warnings: map[string]string{},
+		secrets: secretReader{key: key, seen: map[string]secretDigest{}},
+	}
+	for _, note := range store.Notes() {
+		l.log.Warn(note)
+		l.warnings[note] = note
+		l.record(journal.Record{Type: journal.TypeNote, Reason: "StateRepaired", Message: note})
+	}
+	return l
+}
+
+// run looks again at every token and when a time has come, until ctx ends.
+func (l *loop) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.a.token:
+		case <-timer.C:
+		}
+		l.turn(ctx)
+		timer.Reset(max(0, time.Until(l.nextWake())))
+	}
+}
+
+// stop answers what is still asked and writes what is not yet written, after the last step has ended.
+func (l *loop) stop() {
+	for _, fn := range l.a.drain() {
+		fn(l)
+	}
+	l.flush()
+	l.endSyncs(SyncResult{Outcome: SyncFailed, Message: ErrNotRunning.Error()})
+	l.publish()
+	l.a.events.close()
+}
+
+// watch passes hints on as tokens.
+func (l *loop) watch(ctx context.Context) {
+	l.wg.Go(func() {
+		hints, err := l.cfg.Runtime.Watch(ctx)
+		if err != nil {
+			l.log.Warn("cannot watch the containers, looking at every poll instead", "error", err)
+			return
+		}
+		for {
+			select {
+			case _, open := <-hints:
+				if !open {
+					return
+				}
+				l.a.poke()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	l.wg.Go(func() {
+		hints, err := l.cfg.Source.Watch(ctx)
+		if err != nil {
+			l.log.Warn("cannot watch the source, looking at every poll instead", "error", err)
+			return
+		}
+		for {
+			select {
+			case _, open := <-hints: // a nil channel never fires
+				if !open {
+					return
+				}
+				l.a.post(func(l *loop) { l.fetch.wanted = true })
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// turn is one look at everything: what is asked, what is, what to do.
+func (l *loop) turn(ctx context.Context) {
+	started := time.Now()
+	l.wake = time.Time{}
+	for _, fn := range l.a.drain() {
+		fn(l)
+	}
+	l.startFetch(ctx)
+	l.startResolve(ctx)
+	observed, err := l.cfg.Runtime.List(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		l.cannotList(err)
+		l.flush()
+		l.publish()
+		l.a.counters.observe(time.Since(started), "error")
+		return
+	}
+	l.listError, l.listFails = "", 0
+	l.noticeExits(observed)
+	l.observed = observed
+	p, set := l.decide(started)
+	l.current = p
+	l.wakeAt(p.Wake)
+	for _, name := range p.Cancel {
+		if f := l.flights[name]; f != nil {
+			f.cancel(errSuperseded)
+		}
+	}
+	begun := l.begin(ctx, p, set)
+	if l.settle(p, set) {
+		l.collect(ctx)
+	}
+	l.flush() // intents and what came into force are on disk before anything is done
+	for _, f := range begun {
+		l.wg.Go(f.run)
+	}
+	l.openGates()
+	l.publish()
+	l.answerSyncs()
+	l.a.counters.observe(time.Since(started), "ok")
+}
+
+func (l *loop) cannotList(err error) {
+	l.listFails++
+	l.listError = err.Error()
+	l.log.Error("cannot list the containers", "error", err)
+	l.wakeAt(time.Now().Add(min(time.Second<<min(l.listFails, 5), 30*time.Second)))
+}
+
+// decide computes what to do. A newer set comes into force here, unless a guard says no; set is the one that the steps
+// are for.
+func (l *loop) decide(now time.Time) (p plan.Plan, set *manifest.Set) {
+	if c := l.candidate; c != nil && !l.state.Suspended && c != l.state.Accepted {
+		in := l.input(*c, now)
+		in.Ancestry = l.ancestry
+		p = plan.Compute(in)
+		if p.Blocked == nil {
+			l.accept(c)
+			return p, c
+		}
+		l.block(c.Revision, *p.Blocked)
+		return p, l.state.Accepted
+	}
+	l.blocked = ""
+	if l.state.Accepted == nil {
+		return plan.Plan{}, nil
+	}
+	return plan.Compute(l.input(*l.state.Accepted, now)), l.state.Accepted
+}
+
+func (l *loop) input(desired manifest.Set, now time.Time) plan.Input {
+	l.clampRetries(now)
+	in := plan.Input{
+		Desired: desired, Accepted: l.state.Accepted, Observed: l.observed, History: l.histories,
+		InFlight: map[manifest.Name]plan.InFlight{}, ImageDigests: l.state.ImageDigests,
+		SecretDigests: l.secrets.digests(&desired, l.state.Accepted),
+		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
+	}
+	for name, f := range l.flights {
+		in.InFlight[name] = plan.InFlight{Op: f.step.Op, Digest: f.step.Workload.Digest}
+	}
+	for _, c := range l.state.Approved {
+		in.Approved[c] = true
+	}
+	return in
+}
+
+// clampRetries keeps a clock that was set back from putting a retry off for years.
+func (l *loop) clampRetries(now time.Time) {
+	for name, h := range l.histories {
+		if h.NextTry.Sub(now) > maxDelay {
+			h.NextTry = now.Add(maxDelay)
+			l.setHistory(name, h)
+		}
+	}
+}
+
+// accept brings set into force.
+func (l *loop) accept(set *manifest.Set) {
+	l.log.Info("commit accepted", "commit", set.Revision.Short(), "subject", set.Revision.Subject, "containers", len(set.Workloads))
+	l.state.Accepted, l.state.AcceptedRevision = set, set.Revision
+	l.state.Node = set.Node.Name
+	l.ancestry = plan.AncestryForward
+	l.blocked, l.settled = "", ""
+	l.dirty = true
+	l.dropHistories(set)
+	l.record(journal.Record{Type: journal.TypeAccepted, Commit: set.Revision.Commit, Revision: &set.Revision})
+}
+
+// dropHistories forgets names that are gone from the set and from the server.
+func (l *loop) dropHistories(set *manifest.Set) {
+	keep := map[manifest.Name]bool{}
+	for _, w := range set.Workloads {
+		keep[w.Name] = true
+	}
+	for _, o := range l.observed {
+		keep[manifest.Name(o.Spec.Name)] = true
+	}
+	maps.DeleteFunc(l.histories, func(n manifest.Name, _ plan.History) bool { return !keep[n] })
+}
+
+func (l *loop) block(rev manifest.Revision, b plan.Block) {
+	if l.blocked == rev.Commit+b.Reason {
+		return
+	}
+	l.blocked = rev.Commit + b.Reason
+	l.log.Warn("commit blocked", "commit", rev.Short(), "reason", b.Reason, "message", b.Message)
+	l.a.counters.add(func(c *Counters) { c.GuardBlocked++ })
+	l.record(journal.Record{Type: journal.TypeBlocked, Commit: rev.Commit, Revision: &rev, Reason: b.Reason, Message: b.Message})
+}
+
+// settle records how a commit went, once nothing is left to do for it. What was applied stays so in history: a crash a
+// week later is not the commit's. It reports whether a set came to run that did not before.
+func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
+	if set == nil || len(p.Steps) > 0 || len(l.flights) > 0 {
+		return false
+	}
+	commit, result, message := set.Revision.Commit, journal.ResultApplied, ""
+	for _, h := range p.Held {
+		result = journal.ResultFailed
+		message = h.Name.Short() + ": " + h.Reason + ": " + h.Message
+		break
+	}
+	if l.settled == commit+result || l.settled == commit+journal.ResultApplied {
+		return false
+	}
+	l.settled = commit + result
+	if result == journal.ResultApplied {
+		if l.state.Applied.Commit == commit && l.state.LastGood == set {
+			return false // known from before the agent was started
+		}
+		l.state.Applied, l.state.LastGood = set.Revision, set
+		l.keepImages()
+		l.dirty = true
+		l.a.counters.add(func(c *Counters) { c.LastApplied = time.Now() })
+	}
+	l.record(journal.Record{Type: journal.TypeSettled, Commit: commit, Result: result, Message: message})
+	l.log.Info("commit settled", "commit", set.Revision.Short(), "result", result, "message", message)
+	return result == journal.ResultApplied
+}
+
+func (l *loop) setHistory(name manifest.Name, h plan.History) {
+	if h == (plan.History{}) {
+		delete(l.histories, name)
+	} else {
+		l.histories[name] = h
+	}
+	l.dirty = true
+}
+
+func (l *loop) record(r journal.Record) {
+	r.Time = time.Now().UTC()
+	l.records = append(l.records, r)
+}
+
+// flush writes what this turn decided. A disk that cannot be written does not keep containers from running: it becomes
+// a warning, and the next turn tries again.
+func (l *loop) flush() {
+	var err error
+	if l.dirty {
+		st := l.state
+		st.Histories = maps.Clone(l.histories)
+		if err = l.store.Save(st); err == nil {
+			l.dirty = false
+		}
+	}
+	l.note("write state", err)
+	if len(l.records) > 0 {
+		durable := false
+		for _, r := range l.records {
+			durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited
+		}
+		l.note("write journal", l.store.Append(durable, l.records...))
+		for _, r := range l.records {
+			if e, ok := report.EventOf(r); ok {
+				l.a.events.send(e)
+			}
+		}
+		l.records = nil
+	}
+	for _, answer := range l.answers {
+		answer.to <- answer.err
+	}
+	l.answers = nil
+}
+
+// note keeps a warning as long as its cause lasts.
+func (l *loop) note(what string, err error) {
+	if err == nil {
+		delete(l.warnings, what)
+		return
+	}
+	if text := lostError(what, err); l.warnings[what] != text {
+		l.warnings[what] = text
+		l.log.Error(text)
+	}
+}
+
+// wakeAt makes the loop look again at t, or earlier.
+func (l *loop) wakeAt(t time.Time) {
+	if !t.IsZero() && (l.wake.IsZero() || t.Before(l.wake)) {
+		l.wake = t
+	}
+}
+
+// nextWake is when to look again though nothing happens.
+func (l *loop) nextWake() time.Time {
+	if !l.fetch.busy {
+		l.wakeAt(l.fetch.next)
+	}
+	if !l.images.busy && l.images.used {
+		l.wakeAt(l.images.next)
+	}
+	return l.wake
+}

@@ -1,0 +1,132 @@
+package reconcile
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"reconciler/manifest"
+)
+
+// maxSecretFile bounds what is read of one secret file, as the runtime's copy in memory is bounded.
+const maxSecretFile = 1 << 20
+
+// secretKey reads the key of the digests from path, making a random one the first time. Without the key a digest in
+// memory or a plan says nothing about a secret that could be guessed.
+func secretKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == sha256.Size {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read secret key: %w", err)
+	}
+	key = make([]byte, sha256.Size)
+	_, _ = rand.Read(key)                                          // never fails
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".secret.key.*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("write secret key: %w", err)
+	}
+	_, err = tmp.Write(key)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("write secret key: %w", err), os.Remove(tmp.Name()))
+	}
+	return key, nil
+}
+
+// secretReader keeps the digest of each secret directory, and reads one again only when its files look changed.
+type secretReader struct {
+	key  []byte
+	seen map[string]secretDigest
+}
+
+type secretDigest struct {
+	looks  string // names, sizes, times and inodes of the files
+	digest string
+}
+
+// digests returns the digest of every secret directory that set uses, by directory. One that cannot be read has none:
+// the runtime says why when it starts a container that needs it.
+func (r *secretReader) digests(sets ...*manifest.Set) map[string]string {
+	out := map[string]string{}
+	for _, set := range sets {
+		if set == nil {
+			continue
+		}
+		for _, w := range set.Workloads {
+			for _, s := range w.Secrets {
+				if _, done := out[s.FromDirectory]; done {
+					continue
+				}
+				if d, err := r.digest(s.FromDirectory); err == nil {
+					out[s.FromDirectory] = d
+				}
+			}
+		}
+	}
+	for dir := range r.seen {
+		if _, used := out[dir]; !used {
+			delete(r.seen, dir)
+		}
+	}
+	return out
+}
+
+func (r *secretReader) digest(dir string) (string, error) {
+	looks, names, err := lookAt(dir)
+	if err != nil {
+		return "", err
+	}
+	if old, ok := r.seen[dir]; ok && old.looks == looks {
+		return old.digest, nil
+	}
+	mac := hmac.New(sha256.New, r.key)
+	for _, name := range names {
+		content, err := readSecret(filepath.Join(dir, name))
+		if err != nil {
+			return "", err
+		}
+		_, _ = fmt.Fprintf(mac, "%d:%s%d:", len(name), name, len(content))
+		_, _ = mac.Write(content)
+	}
+	digest := "hmac-sha256:" + hex.EncodeToString(mac.Sum(nil))
+	r.seen[dir] = secretDigest{looks: looks, digest: digest}
+	return digest, nil
+}
+
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
+	return content, errors.Join(err, f.Close())
+}
+
+// lookAt says how the regular files of dir look, following links as Kubernetes' secret directories have them.
+func lookAt(dir string) (looks string, names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	var b []byte
+	for _, e := range entries {
+		info, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		names = append(names, e.Name())
+		b = fmt.Appendf(b, "%q %d %d %d;", e.Name(), info.Size(), info.ModTime().UnixNano(), inode(info))
+	}
+	return string(b), names, nil
+}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -168,7 +169,7 @@ func (c *container) finish() {
 func (c *container) collect() (code *int, sig unix.Signal, reason string) {
 	if c.proc == nil { // not our child
 		if status, ok := pidfdExit(c.pidfd); ok {
-			return exitCode(status)
+			return exitCode(unix.WaitStatus(status))
 		}
 		return nil, 0, runtime.ReasonSupervisorLost
 	}
@@ -177,11 +178,11 @@ func (c *container) collect() (code *int, sig unix.Signal, reason string) {
 		c.srv.log.Error("cannot collect exit status", "container", c.id, "err", err)
 		return nil, 0, runtime.ReasonSupervisorLost
 	}
-	status, ok := ps.Sys().(unix.WaitStatus)
+	status, ok := ps.Sys().(syscall.WaitStatus)
 	if !ok {
 		return nil, 0, runtime.ReasonSupervisorLost
 	}
-	return exitCode(status)
+	return exitCode(unix.WaitStatus(status))
 }
 
 func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -51,14 +52,12 @@ func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMess
 	}()
 	ps, err := proc.Wait()
 	close(exited)
-	status := unix.WaitStatus(0)
-	if ps != nil {
-		status, _ = ps.Sys().(unix.WaitStatus)
-	} else {
+	if ps == nil {
 		s.reply(conn, nil, execFailure(req, err))
 		return
 	}
-	code, _, _ := exitCode(status)
+	status, _ := ps.Sys().(syscall.WaitStatus) // on Linux it always is
+	code, _, _ := exitCode(unix.WaitStatus(status))
 	s.reply(conn, execEvent{ExitCode: code}, nil)
 }
 

@@ -1,0 +1,317 @@
+package supervisor
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+func TestExits(t *testing.T) {
+	e := newEnv(t)
+	for _, tc := range []struct {
+		name, script string
+		code         int
+		signal       string
+	}{
+		{"ok", "echo out; echo err >&2", 0, ""},
+		{"code", "exit 7", 7, ""},
+		{"signal", "sleep 100 & kill -9 $!; wait $!", 137, ""}, // a child's: only passed on
+		{"last-words", "printf 'no newline'", 0, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			req := e.start(tc.name, "sh", "-c", tc.script)
+			exit := e.wait(req)
+			if exit.Code == nil || *exit.Code != tc.code || exit.Signal != tc.signal || exit.OOMKilled || exit.Stopped {
+				t.Errorf("exit is %+v (code %s), want %d %q", exit, codeOf(exit), tc.code, tc.signal)
+			}
+			if exit.Ran <= 0 || exit.FinishedAt.Before(exit.StartedAt) {
+				t.Errorf("times: %+v", exit)
+			}
+			st := e.state(req.ID)
+			if st.Running || st.Pid != 0 || st.ExitCode == nil || *st.ExitCode != tc.code {
+				t.Errorf("listed as %+v", st)
+			}
+		})
+	}
+	got := e.lines(StartRequest{LogDir: filepath.Join(e.dir, "logs-ok")}, LogOptions{})
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"e:err", "o:out"}) {
+		t.Errorf("output of ok: %q", got)
+	}
+	if got := e.lines(StartRequest{LogDir: filepath.Join(e.dir, "logs-last-words")}, LogOptions{}); !slices.Equal(got, []string{"o:no newline"}) {
+		t.Errorf("last words: %q", got)
+	}
+}
+
+func TestStop(t *testing.T) {
+	e := newEnv(t)
+	t.Run("polite", func(t *testing.T) {
+		req := e.start("polite", "sh", "-c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 1 & wait $!; done")
+		e.awaitLine(req, "ready")
+		exit, err := e.c.Stop(e.ctx(), req.ID, "", 20*time.Second)
+		if err != nil || codeOf(exit) != "3" || !exit.Stopped || exit.Ran > 15*time.Second {
+			t.Errorf("exit %+v %s, %v", exit, codeOf(exit), err)
+		}
+		if got := e.lines(req, LogOptions{}); !slices.Contains(got, "o:bye") {
+			t.Errorf("last words are lost: %q", got)
+		}
+		again, err := e.c.Stop(e.ctx(), req.ID, "", time.Second)
+		if err != nil || !again.FinishedAt.Equal(exit.FinishedAt) {
+			t.Errorf("second stop: %+v, %v", again, err)
+		}
+	})
+	t.Run("deaf", func(t *testing.T) {
+		req := e.start("deaf", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 100; done")
+		e.awaitLine(req, "ready")
+		began := time.Now()
+		exit, err := e.c.Stop(e.ctx(), req.ID, "", 300*time.Millisecond)
+		took := time.Since(began)
+		if err != nil || codeOf(exit) != "137" || exit.Signal != "SIGKILL" || exit.OOMKilled {
+			t.Errorf("exit %+v %s, %v", exit, codeOf(exit), err)
+		}
+		if took < 300*time.Millisecond || took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+	t.Run("own signal", func(t *testing.T) {
+		req := e.bundle("own-signal", e.spec("own-signal", "sh", "-c", "trap 'exit 9' USR1; echo ready; while :; do sleep 1 & wait $!; done"))
+		req.StopSignal = "SIGUSR1"
+		if _, err := e.c.Start(e.ctx(), req); err != nil {
+			t.Fatal(err)
+		}
+		e.awaitLine(req, "ready")
+		exit, err := e.c.Stop(e.ctx(), req.ID, "", 20*time.Second)
+		if err != nil || codeOf(exit) != "9" {
+			t.Errorf("exit %s, %v", codeOf(exit), err)
+		}
+	})
+	t.Run("shortened", func(t *testing.T) {
+		req := e.start("shortened", "sleep", "1000") // process 1 without a handler: SIGTERM does nothing
+		done := make(chan Exit, 1)
+		go func() {
+			exit, err := e.c.Stop(e.ctx(), req.ID, "", time.Hour)
+			if err != nil {
+				t.Error(err)
+			}
+			done <- exit
+		}()
+		exit, err := e.c.Stop(e.ctx(), req.ID, "", 0)
+		if err != nil || codeOf(exit) != "137" {
+			t.Errorf("exit %s, %v", codeOf(exit), err)
+		}
+		if first := <-done; codeOf(first) != "137" {
+			t.Errorf("the first stop says %s", codeOf(first))
+		}
+	})
+	t.Run("unknown", func(t *testing.T) {
+		if _, err := e.c.Stop(e.ctx(), "nobody", "", 0); !errors.Is(err, runtime.ErrNotFound) {
+			t.Errorf("error is %v", err)
+		}
+		if err := e.c.Delete(e.ctx(), "nobody"); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	})
+	t.Run("bad signal", func(t *testing.T) {
+		req := e.start("bad-signal", "sleep", "1000")
+		if err := e.c.Signal(e.ctx(), req.ID, "SIGNONSENSE"); err == nil || !strings.Contains(err.Error(), "SIGNONSENSE") {
+			t.Errorf("error is %v", err)
+		}
+		if err := e.c.Signal(e.ctx(), req.ID, "KILL"); err != nil {
+			t.Error(err)
+		}
+		if exit := e.wait(req); exit.Signal != "SIGKILL" || exit.Stopped {
+			t.Errorf("exit %+v", exit)
+		}
+		if err := e.c.Signal(e.ctx(), req.ID, "KILL"); !errors.Is(err, ErrExited) {
+			t.Errorf("signal after the end: %v", err)
+		}
+	})
+}
+
+func TestRestartAndPrevious(t *testing.T) {
+	e := newEnv(t)
+	req := e.start("again", "sh", "-c", "echo first; printf cut")
+	first := e.wait(req)
+	req = e.start("again", "sh", "-c", "echo second; sleep 1000")
+	e.awaitLine(req, "second")
+	if again, err := e.c.Start(e.ctx(), req); err != nil || again.Pid != e.state(req.ID).Pid {
+		t.Errorf("start of a running one: %+v, %v", again, err)
+	}
+	if st := e.state(req.ID); !st.Running || st.ExitCode != nil || !st.StartedAt.After(first.StartedAt) {
+		t.Errorf("state %+v", st)
+	}
+	for _, tc := range []struct {
+		opts LogOptions
+		want []string
+	}{
+		{LogOptions{}, []string{"o:first", "o:cut", "o:second"}},
+		{LogOptions{Previous: true}, []string{"o:first", "o:cut"}},
+		{LogOptions{Current: true}, []string{"o:second"}},
+		{LogOptions{Tail: 2}, []string{"o:cut", "o:second"}},
+		{LogOptions{Tail: -1}, nil},
+		{LogOptions{Stream: Stderr}, nil},
+		{LogOptions{Since: time.Now()}, nil},
+	} {
+		if got := e.lines(req, tc.opts); !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %q, want %q", tc.opts, got, tc.want)
+		}
+	}
+	if err := e.c.Delete(e.ctx(), req.ID); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := e.c.List(e.ctx()); err != nil || len(all) != 0 {
+		t.Errorf("after delete: %+v, %v", all, err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	e := newEnv(t)
+	t.Run("memory", func(t *testing.T) {
+		spec := e.spec("hog", "tail", "/dev/zero")
+		limit := int64(16 << 20)
+		spec.Linux.Resources.Memory = memory(limit)
+		req := e.startSpec("hog", spec)
+		if exit := e.wait(req); codeOf(exit) != "137" || !exit.OOMKilled {
+			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
+		}
+	})
+	t.Run("memory of a child", func(t *testing.T) {
+		spec := e.spec("child-hog", "sh", "-c", "tail /dev/zero; echo child $?; exit 0")
+		spec.Linux.Resources.Memory = memory(16 << 20)
+		req := e.startSpec("child-hog", spec)
+		if exit := e.wait(req); codeOf(exit) != "0" || exit.OOMKilled {
+			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
+		}
+		if got := e.lines(req, LogOptions{Stream: Stdout}); !slices.Equal(got, []string{"o:child 137"}) {
+			t.Errorf("output %q", got)
+		}
+	})
+	t.Run("pids", func(t *testing.T) {
+		spec := e.spec("forks", "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 100 & done; echo all")
+		n := int64(5)
+		spec.Linux.Resources.Pids = pids(n)
+		req := e.startSpec("forks", spec)
+		exit := e.wait(req)
+		if got := e.lines(req, LogOptions{}); slices.Contains(got, "o:all") {
+			t.Errorf("ten processes were allowed: %q, exit %s", got, codeOf(exit))
+		}
+	})
+	t.Run("update", func(t *testing.T) {
+		req := e.start("update", "sleep", "1000")
+		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{CPUMillis: 250, Memory: 32 << 20, Pids: 7}, runtime.Logs{}); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			"memory/memory.limit_in_bytes": "33554432", "pids/pids.max": "7", "cpu/cpu.cfs_quota_us": "25000",
+		}
+		v2 := map[string]string{"memory.max": "33554432", "pids.max": "7", "cpu.max": "25000 100000"}
+		root := "/sys/fs/cgroup"
+		if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
+			want = v2
+		}
+		for file, value := range want {
+			dir, name := filepath.Split(file)
+			data, err := os.ReadFile(filepath.Join(root, dir, "reconciler", e.cfg.Instance, "update", name))
+			if err != nil || strings.TrimSpace(string(data)) != value {
+				t.Errorf("%s is %q, want %s (%v)", file, data, value, err)
+			}
+		}
+		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{}, runtime.Logs{}); err != nil {
+			t.Errorf("no limits: %v", err)
+		}
+	})
+}
+
+func TestDegrades(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("greedy", "sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj")
+	low := -900
+	spec.Process.OOMScoreAdj = &low
+	spec.Process.Rlimits = rlimit("RLIMIT_NOFILE", 1<<30)
+	req := e.startSpec("greedy", spec)
+	if exit := e.wait(req); codeOf(exit) != "0" {
+		t.Errorf("exit %s, output %q", codeOf(exit), e.lines(req, LogOptions{}))
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	if st := e.state(req.ID); own.Max < 1<<30 && len(st.Warnings) == 0 {
+		t.Errorf("no warning: %+v", st)
+	}
+}
+
+func TestStartFailures(t *testing.T) {
+	e := newEnv(t)
+	write := func(id, name, content string, mode os.FileMode) {
+		path := filepath.Join(e.dir, "bundle-"+id, "rootfs", name)
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name    string
+		args    []string
+		prepare func(id string)
+		want    string
+		hint    string
+	}{
+		{"missing path", []string{"/bin/foo"}, nil, "exec /bin/foo: no such file or directory", ""},
+		{"missing name", []string{"foo"}, nil, "exec foo: executable file not found in $PATH", "full path"},
+		{"not executable", []string{"/bin/data"}, func(id string) { write(id, "bin/data", "x", 0o644) }, "exec /bin/data: permission denied", ""},
+		{"directory", []string{"/bin"}, nil, "exec /bin: is a directory", ""},
+		{"no format", []string{"/bin/data"}, func(id string) { write(id, "bin/data", "echo hello\n", 0o755) }, "exec /bin/data: exec format error", "#!/bin/sh"},
+		{"no interpreter", []string{"/bin/script"}, func(id string) { write(id, "bin/script", "#!/bin/python3\n", 0o755) }, "exec /bin/script: no such file or directory", "/bin/python3"},
+		{"other machine", []string{"/bin/foreign"}, func(id string) {
+			bin, err := os.ReadFile("/bin/busybox")
+			if err != nil {
+				t.Fatal(err)
+			}
+			bin[18], bin[19] = 0x16, 0 // e_machine: S390
+			write(id, "bin/foreign", string(bin), 0o755)
+		}, "exec /bin/foreign: exec format error", "s390"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			id := strings.ReplaceAll(tc.name, " ", "-")
+			req := e.bundle(id, e.spec(id, tc.args...))
+			if tc.prepare != nil {
+				tc.prepare(id)
+			}
+			_, err := e.c.Start(e.ctx(), req)
+			var re *runtime.Error
+			if !errors.As(err, &re) {
+				t.Fatalf("error is %v", err)
+			}
+			if re.Err.Error() != tc.want || !re.Permanent || re.Reason != runtime.ReasonStartFailed || !strings.Contains(re.Hint, tc.hint) {
+				t.Errorf("error is %q, hint %q, permanent %v; want %q, hint with %q", re.Err, re.Hint, re.Permanent, tc.want, tc.hint)
+			}
+			if all, err := e.c.List(e.ctx()); err != nil || len(all) != 0 {
+				t.Errorf("listed: %+v, %v", all, err)
+			}
+			for _, dir := range []string{filepath.Join(e.cfg.RunDir, "supervisor", id), filepath.Join(e.cfg.RunDir, "libcontainer", id)} {
+				if _, err := os.Stat(dir); err == nil {
+					t.Errorf("%s is left", dir)
+				}
+			}
+		})
+	}
+	t.Run("no config", func(t *testing.T) {
+		_, err := e.c.Start(e.ctx(), StartRequest{ID: "x", Bundle: e.dir, LogDir: e.dir})
+		if err == nil || !strings.Contains(err.Error(), "config.json") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("bad id", func(t *testing.T) {
+		if _, err := e.c.Start(e.ctx(), StartRequest{ID: "../x"}); err == nil {
+			t.Error("no error")
+		}
+	})
+}

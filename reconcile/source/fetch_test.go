@@ -1,0 +1,361 @@
+package source_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"reconciler/reconcile/source"
+	"reconciler/reconcile/source/sourcetest"
+)
+
+// What happens to a branch, over every transport.
+func TestFetch(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			r := sourcetest.NewRepo(t)
+			r.Commit("before", sourcetest.Files{"a.yaml": "old", "deep/er/b.yaml": "b"})
+			first := r.CommitPush("Start\n\nReconciler-Allow: remove\n", sourcetest.Files{"a.yaml": "one"})
+			s := open(t, w.cfg(t, r))
+			rev := fetch(t, s)
+			if rev.Commit != first || rev.Author != "Ada Lovelace <ada@example.com>" || rev.Subject != "Start" ||
+				rev.Time.IsZero() || len(rev.Allow) != 1 || rev.Allow[0] != "remove" {
+				t.Errorf("revision is %+v", rev)
+			}
+			if err := fstest.TestFS(fetched(t, s, first), "a.yaml", "deep/er/b.yaml"); err != nil {
+				t.Error(err)
+			}
+			if again := fetch(t, s); again.Commit != first {
+				t.Errorf("nothing new, but %s", again.Commit)
+			}
+
+			// A revert of the first commit that the clone has needs files that only its parent had.
+			r.Git("revert", "--no-edit", "HEAD")
+			r.Push()
+			reverted := r.Head()
+			if got := content(t, fetched(t, s, reverted), "a.yaml"); got != "old" {
+				t.Errorf("after the revert a.yaml is %q", got)
+			}
+			if ok, err := s.Descends(t.Context(), first, reverted); !ok || err != nil {
+				t.Errorf("the revert does not descend from what it reverts: %v %v", ok, err)
+			}
+
+			// A merge of a branch that began before the clone did.
+			r.Git("checkout", "--quiet", "-b", "side", first+"~1")
+			r.Commit("aside", sourcetest.Files{"side.yaml": "side"})
+			r.Git("checkout", "--quiet", "main")
+			r.Git("merge", "--quiet", "--no-edit", "side")
+			r.Push()
+			merged := r.Head()
+			if got := content(t, fetched(t, s, merged), "side.yaml"); got != "side" {
+				t.Errorf("side.yaml is %q", got)
+			}
+			for _, a := range []string{first, reverted, merged} {
+				if ok, err := s.Descends(t.Context(), a, merged); !ok || err != nil {
+					t.Errorf("the merge does not descend from %s: %v %v", a, ok, err)
+				}
+			}
+
+			// The branch is moved back, then to another history.
+			r.Git("reset", "--quiet", "--hard", first+"~1")
+			r.Push()
+			back := r.Head()
+			fetched(t, s, back)
+			if ok, err := s.Descends(t.Context(), merged, back); ok || err != nil {
+				t.Errorf("the past descends from the future: %v %v", ok, err)
+			}
+			r.Git("checkout", "--quiet", "--orphan", "other")
+			other := r.Commit("other", sourcetest.Files{"new.yaml": "new"})
+			r.Push()
+			fetched(t, s, other)
+			if ok, err := s.Descends(t.Context(), back, other); ok || err != nil {
+				t.Errorf("an unrelated history descends: %v %v", ok, err)
+			}
+			_, err := s.Descends(t.Context(), strings.Repeat("ab", 20), other)
+			refused(t, err, source.ErrUnknownCommit)
+
+			got, err := s.Resolve(t.Context(), other[:9])
+			if err != nil || got.Commit != other {
+				t.Errorf("resolve: %v %v", got, err)
+			}
+			_, err = s.Resolve(t.Context(), "deadbeef")
+			refused(t, err, source.ErrUnknownCommit, "deadbeef")
+		})
+	}
+}
+
+// A clone of depth 1 that knows nothing of an older commit has to find out, not guess.
+func TestDescendsBeyondAShallowClone(t *testing.T) {
+	for _, w := range ways[:3] {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			r := sourcetest.NewRepo(t)
+			var commits []string
+			for i := range 5 {
+				commits = append(commits, r.Commit(fmt.Sprint(i), sourcetest.Files{"a.yaml": fmt.Sprint(i)}))
+			}
+			r.Push()
+			cfg := w.cfg(t, r)
+			cfg.StateDir = t.TempDir()
+			s := open(t, cfg)
+			head := fetched(t, s, commits[4])
+			shallow := filepath.Join(cfg.StateDir, "repo.git", "shallow")
+			if b, err := os.ReadFile(shallow); err != nil || strings.TrimSpace(string(b)) != commits[4] {
+				t.Fatalf("the clone is not shallow: %q %v", b, err)
+			}
+			if ok, err := s.Descends(t.Context(), commits[1], commits[4]); !ok || err != nil {
+				t.Fatalf("4 does not descend from 1: %v %v", ok, err)
+			}
+			if b, err := os.ReadFile(shallow); err == nil && len(b) > 0 {
+				t.Errorf("still cut off at %q", b)
+			}
+			if content(t, tree(t, s, commits[1]), "a.yaml") != "1" || content(t, head, "a.yaml") != "4" {
+				t.Error("a tree is not readable after deepening")
+			}
+			next := r.CommitPush("next", sourcetest.Files{"a.yaml": "2"})
+			fetched(t, s, next)
+			if ok, err := s.Descends(t.Context(), next, commits[4]); ok || err != nil {
+				t.Errorf("backwards: %v %v", ok, err)
+			}
+		})
+	}
+}
+
+// A poll that finds nothing new is one request, and no pack; one that does is two. The connection stays.
+func TestWarmFetch(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	s := open(t, source.Config{URL: h.Repo("fleet.git")})
+	fetched(t, s, first)
+	h.Requests()
+	fetched(t, s, first)
+	if got := h.Requests(); len(got) != 1 || got[0] != "GET /fleet.git/info/refs" {
+		t.Errorf("nothing new cost %q", got)
+	}
+	second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2"})
+	fetched(t, s, second)
+	if got := h.Requests(); len(got) != 2 || got[1] != "POST /fleet.git/git-upload-pack" {
+		t.Errorf("one new commit cost %q", got)
+	}
+}
+
+// Only the branch is fetched: no other branch, no tag, and a new process goes on with the clone.
+func TestCloneIsSmallAndKept(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	r.Git("tag", "v1")
+	r.Git("checkout", "--quiet", "-b", "other")
+	elsewhere := r.Commit("elsewhere", sourcetest.Files{"b.yaml": "2"})
+	r.Git("push", "--quiet", "origin", "other", "v1")
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	cfg := source.Config{URL: h.Repo("fleet.git"), StateDir: t.TempDir()}
+	s := open(t, cfg)
+	fetched(t, s, first)
+	if _, err := s.Resolve(t.Context(), elsewhere); !errors.Is(err, source.ErrUnknownCommit) {
+		t.Errorf("a commit of another branch is here: %v", err)
+	}
+	if _, err := s.Resolve(t.Context(), "v1"); !errors.Is(err, source.ErrUnknownCommit) {
+		t.Errorf("a tag is here: %v", err)
+	}
+	h.Requests()
+	s = open(t, cfg)
+	if content(t, tree(t, s, first), "a.yaml") != "1" {
+		t.Error("the clone is not readable before a fetch")
+	}
+	fetched(t, s, first)
+	if got := h.Requests(); len(got) != 1 {
+		t.Errorf("the clone was not used again: %q", got)
+	}
+	cfg.Branch = "other"
+	fetched(t, open(t, cfg), elsewhere)
+
+	r2 := sourcetest.NewRepo(t)
+	moved := r2.CommitPush("another repository", sourcetest.Files{"c.yaml": "3"})
+	cfg.URL, cfg.Branch = sourcetest.GitHTTP(t, r2.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), ""
+	fetched(t, open(t, cfg), moved)
+}
+
+// A damaged clone is made again, whatever is broken.
+func TestCorruptClone(t *testing.T) {
+	damages := map[string]func(t *testing.T, dir string){
+		"pack cut short": func(t *testing.T, dir string) { truncate(t, dir, "objects/pack/*.pack", 40) },
+		"pack zeroed": func(t *testing.T, dir string) {
+			for _, name := range glob(t, dir, "objects/pack/*.pack") {
+				info, _ := os.Stat(name)
+				replace(t, name, make([]byte, info.Size()))
+			}
+		},
+		"index empty":  func(t *testing.T, dir string) { truncate(t, dir, "objects/pack/*.idx", 0) },
+		"branch empty": func(t *testing.T, dir string) { truncate(t, dir, "refs/heads/main", 0) },
+		"branch nonsense": func(t *testing.T, dir string) {
+			replace(t, filepath.Join(dir, "refs/heads/main"), []byte(strings.Repeat("ab", 20)+"\n"))
+		},
+		"no HEAD":      func(t *testing.T, dir string) { remove(t, dir, "HEAD") },
+		"no objects":   func(t *testing.T, dir string) { remove(t, dir, "objects") },
+		"no config":    func(t *testing.T, dir string) { remove(t, dir, "config") },
+		"config torn":  func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "config"), []byte("[core\x00")) },
+		"is a file":    func(t *testing.T, dir string) { remove(t, dir, "."); replace(t, dir, nil) },
+		"half a clone": func(t *testing.T, dir string) { remove(t, dir, "refs"); remove(t, dir, "objects") },
+		"shallow torn": func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "shallow"), []byte("zz")) },
+	}
+	r := sourcetest.NewRepo(t)
+	r.Commit("zero", nil)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1", "b.bin": strings.Repeat("x", 5000)})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			cfg := source.Config{URL: h.Repo("fleet.git"), StateDir: t.TempDir()}
+			running := open(t, cfg)
+			fetched(t, running, first)
+			damage(t, filepath.Join(cfg.StateDir, "repo.git"))
+			fresh := open(t, cfg)
+			fetched(t, fresh, first)
+			second := r.CommitPush("two", sourcetest.Files{"a.yaml": fmt.Sprint(name)})
+			fetched(t, fresh, second)
+			fetched(t, running, second) // the one that had it open finds the new clone
+			r.Git("reset", "--quiet", "--hard", first)
+			r.Push()
+			entries, _ := os.ReadDir(cfg.StateDir)
+			if len(entries) != 2 {
+				t.Errorf("left behind in the state directory: %v", entries)
+			}
+		})
+	}
+}
+
+// Damage that shows only while a file is read is an error that says so, and is repaired by the next fetch.
+func TestDamageFoundWhileReading(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": strings.Repeat("0123456789", 50)})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	cfg := source.Config{URL: h.Repo("fleet.git"), StateDir: t.TempDir()}
+	s := open(t, cfg)
+	if fetch(t, s).Commit != first {
+		t.Fatal("wrong commit")
+	}
+	fsys := tree(t, s, first)
+	for _, name := range glob(t, cfg.StateDir, "repo.git/objects/pack/*") {
+		if err := os.Chmod(name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, ".pack") {
+			// In place, as a bad disk would: the descriptor that is open sees it too.
+			f, err := os.OpenFile(name, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, _ := f.Stat()
+			if _, err := f.WriteAt(make([]byte, info.Size()-12), 12); err != nil {
+				t.Fatal(err)
+			}
+			_ = f.Close()
+		}
+	}
+	_, err := fs.ReadFile(fsys, "a.yaml")
+	refused(t, err, source.ErrCorrupt)
+	fetched(t, s, first)
+	if _, err := fs.ReadFile(fsys, "a.yaml"); err != nil {
+		t.Errorf("the tree that was open does not read on: %v", err)
+	}
+}
+
+// A clone that has grown many packs is made again, small.
+func TestManyPacks(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	r.CommitPush("one", sourcetest.Files{"a.yaml": "0"})
+	cfg := source.Config{URL: sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), StateDir: t.TempDir()}
+	s := open(t, cfg)
+	first := fetch(t, s).Commit
+	pack := glob(t, cfg.StateDir, "repo.git/objects/pack/*.pack")[0]
+	for i := range 99 {
+		for _, ext := range []string{".pack", ".idx"} {
+			b, err := os.ReadFile(strings.TrimSuffix(pack, ".pack") + ext)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, filepath.Join(filepath.Dir(pack), fmt.Sprintf("pack-%040x%s", i, ext)), b)
+		}
+	}
+	next := r.CommitPush("two", sourcetest.Files{"a.yaml": "1"})
+	fetched(t, s, next)
+	if n := len(glob(t, cfg.StateDir, "repo.git/objects/pack/*.pack")); n != 1 {
+		t.Errorf("%d packs", n)
+	}
+	if ok, err := s.Descends(t.Context(), first, next); !ok || err != nil {
+		t.Errorf("history is lost: %v %v", ok, err)
+	}
+}
+
+func TestLargeFile(t *testing.T) {
+	for _, w := range []way{ways[0], ways[3]} {
+		t.Run(w.name, func(t *testing.T) {
+			r := sourcetest.NewRepo(t)
+			big := strings.Repeat("not really random, but long\n", 100_000)
+			commit := r.CommitPush("big", sourcetest.Files{"big.bin": big, "a.yaml": "1"})
+			s := open(t, w.cfg(t, r))
+			if fetch(t, s).Commit != commit {
+				t.Fatal("wrong commit")
+			}
+			fsys := tree(t, s, commit)
+			_, err := fs.ReadFile(fsys, "big.bin")
+			refused(t, err, source.ErrTooLarge, "big.bin")
+			f, err := fsys.Open("big.bin")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			info, err := f.Stat()
+			if err != nil || info.Size() != int64(len(big)) {
+				t.Fatalf("%v %v", info, err)
+			}
+			got, err := io.ReadAll(f)
+			if err != nil || string(got) != big {
+				t.Errorf("%d bytes of %d: %v", len(got), len(big), err)
+			}
+		})
+	}
+}
+
+func glob(t *testing.T, dir, pattern string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no %s in %s: %v", pattern, dir, err)
+	}
+	return names
+}
+
+// replace puts a new file in the place of another, which may be write-protected and open.
+func replace(t *testing.T, name string, b []byte) {
+	t.Helper()
+	_ = os.Remove(name)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func truncate(t *testing.T, dir, pattern string, size int64) {
+	t.Helper()
+	for _, name := range glob(t, dir, pattern) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace(t, name, b[:min(size, int64(len(b)))])
+	}
+}
+
+func remove(t *testing.T, dir, name string) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}

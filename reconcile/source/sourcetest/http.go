@@ -1,0 +1,126 @@
+package sourcetest
+
+import (
+	"crypto/subtle"
+	"encoding/pem"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// HTTPServer serves repositories over smart HTTP.
+type HTTPServer struct {
+	*httptest.Server
+
+	// CAFile holds the server's certificate (TLS only).
+	CAFile string
+
+	mu       sync.Mutex
+	requests []string
+	headers  []http.Header
+}
+
+// HTTPOptions say how GitHTTP serves.
+type HTTPOptions struct {
+	// User and Password are asked for with basic authentication, where Password is not empty.
+	User, Password string
+	// Bearer is asked for as a token, where it is not empty.
+	Bearer string
+	// TLS makes it an https server with a certificate of its own.
+	TLS bool
+	// Wrap puts a handler in front, for failures.
+	Wrap func(http.Handler) http.Handler
+}
+
+// GitHTTP serves the repositories in root with git http-backend: server.Repo("fleet.git") is the URL of one.
+func GitHTTP(tb testing.TB, root string, opts HTTPOptions) *HTTPServer {
+	tb.Helper()
+	out, err := exec.Command("git", "--exec-path").Output()
+	if err != nil {
+		tb.Skip("needs git: apt-get install git")
+	}
+	backend := filepath.Join(strings.TrimSpace(string(out)), "git-http-backend")
+	if _, err := os.Stat(backend); err != nil {
+		tb.Skipf("needs git-http-backend: %v", err)
+	}
+	s := &HTTPServer{}
+	var handler http.Handler = &cgi.Handler{
+		Path: backend, Env: append(Env(), "GIT_PROJECT_ROOT="+root, "GIT_HTTP_EXPORT_ALL=1"),
+		Stderr: writerFunc(func(p []byte) { tb.Logf("http-backend: %s", p) }),
+	}
+	handler = opts.authenticate(handler)
+	if opts.Wrap != nil {
+		handler = opts.Wrap(handler)
+	}
+	recorded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests = append(s.requests, r.Method+" "+r.URL.Path)
+		s.headers = append(s.headers, r.Header.Clone())
+		s.mu.Unlock()
+		handler.ServeHTTP(w, r)
+	})
+	if opts.TLS {
+		s.Server = httptest.NewTLSServer(recorded)
+		s.CAFile = filepath.Join(tb.TempDir(), "ca.pem")
+		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+		if err := writeFile(s.CAFile, block, 0o644); err != nil {
+			tb.Fatal(err)
+		}
+	} else {
+		s.Server = httptest.NewServer(recorded)
+	}
+	tb.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+func (o HTTPOptions) authenticate(next http.Handler) http.Handler {
+	if o.Password == "" && o.Bearer == "" {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		basic := o.Password != "" && user == o.User && subtle.ConstantTimeCompare([]byte(password), []byte(o.Password)) == 1
+		bearer := o.Bearer != "" && r.Header.Get("Authorization") == "Bearer "+o.Bearer
+		if !basic && !bearer {
+			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Repo returns the URL of a repository in the root.
+func (s *HTTPServer) Repo(name string) string { return s.URL + "/" + name }
+
+// Requests returns the method and path of each request since the last call.
+func (s *HTTPServer) Requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := s.requests
+	s.requests = nil
+	return got
+}
+
+// Headers returns the headers of all requests so far.
+func (s *HTTPServer) Headers() []http.Header {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]http.Header(nil), s.headers...)
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}

@@ -123,9 +123,9 @@ func Problems(err error) []Problem {
 	return out
 }
 
-// printable quotes s where it holds anything that a terminal would not show as it is.
+// printable quotes s where it holds anything that a terminal would not show as it is. Different texts look different.
 func printable(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) || strings.Contains(s, "\uFFFD") {
+	if strings.HasPrefix(s, `"`) || strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) || strings.Contains(s, "\uFFFD") {
 		return strconv.Quote(s)
 	}
 	return s

@@ -1,10 +1,20 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"reconciler/runtime"
 )
@@ -14,11 +24,12 @@ type Options struct {
 	// Dir is the state directory. The store makes images/ and layers/ in it, for root alone.
 	Dir string
 	// AuthFile is docker's config.json with credentials for registries, read at every use. Empty: none.
+	// Credential helpers that it names are not run.
 	AuthFile string
 	// CAFile is a PEM file of certificates that are trusted for registries besides the system's, read at every use.
 	CAFile string
 	// Mirrors maps a registry's host ("docker.io", "registry.example.com:5000") to the URL of a mirror that is tried
-	// first. Only a URL that says http is spoken to in plain text.
+	// first. A path in the URL goes before the repository's name. Only a URL that says http is spoken to in plain text.
 	Mirrors map[string]string
 	// AllowCapture are the absolute paths below which Capture may copy. Empty: nothing.
 	AllowCapture []string
@@ -26,68 +37,237 @@ type Options struct {
 	Platform runtime.Platform
 	// Parallel is how many layers are downloaded at once by the whole store. Zero: 3.
 	Parallel int
-	// MaxLayerSize bounds an unpacked layer, in bytes. Zero: 64 GiB. MaxLayerEntries bounds its files. Zero: 4 million.
-	MaxLayerSize    int64
+	// MaxLayerSize bounds an unpacked layer, in bytes. Zero: 64 GiB.
+	MaxLayerSize int64
+	// MaxLayerEntries bounds the files of a layer. Zero: 4 million.
 	MaxLayerEntries int
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
 // Store keeps images. Its methods may be called concurrently, by several processes on the same directory too.
-type Store struct{ opts Options }
+type Store struct {
+	opts   Options
+	log    *slog.Logger
+	images string // an OCI image layout, with ingest/, leases/, tmp/ and lock beside
+	layers string
+	boot   string
 
-var errNotBuilt = errors.New("not built")
+	slots     chan struct{} // one for each download
+	pulls     flights
+	fetches   flights
+	unpacking flights
+
+	// usage tells how many of 100 parts of the file system are in use.
+	usage func() (int, error)
+}
 
 // Open opens the store in o.Dir, makes it where it is not there yet, and sweeps what dead processes left half made.
-func Open(o Options) (*Store, error) { return &Store{opts: o}, nil }
-
-// Ensure brings an image to this server, where it is not there yet, with every layer unpacked. It is idempotent, cheap
-// where everything is here, and concurrent calls for the same content share the work.
-func (s *Store) Ensure(ctx context.Context, r Request) (Image, error) { return Image{}, errNotBuilt }
-
-// Capture makes an image from this server's own files. key identifies what was asked for, the digest of the spec's
-// capture: for each key the files are taken once, and found from then on.
-func (s *Store) Capture(ctx context.Context, paths []runtime.Path, key string) (Image, error) {
-	return Image{}, errNotBuilt
+func Open(o Options) (*Store, error) {
+	if o.Platform == (runtime.Platform{}) {
+		o.Platform = HostPlatform()
+	}
+	o.Platform = normal(o.Platform)
+	o.Parallel = cmp.Or(o.Parallel, 3)
+	o.MaxLayerSize = cmp.Or(o.MaxLayerSize, 64<<30)
+	o.MaxLayerEntries = cmp.Or(o.MaxLayerEntries, 4_000_000)
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil || o.Dir == "" {
+		return nil, fmt.Errorf("open image store: no state directory: %w", errors.Join(err, fs.ErrInvalid))
+	}
+	s := &Store{
+		opts: o, log: o.Logger, images: filepath.Join(dir, "images"), layers: filepath.Join(dir, "layers"),
+		slots: make(chan struct{}, o.Parallel),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.usage = s.diskUsage
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	s.boot = strings.TrimSpace(string(boot))
+	for _, d := range []string{"blobs/sha256", "ingest", "leases", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(s.images, d), 0o700); err != nil {
+			return nil, fmt.Errorf("open image store: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(s.layers, "tmp"), 0o700); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	for _, d := range []string{s.images, s.layers} {
+		// Layers hold setuid programs and other people's files: only root may come near them.
+		if err := os.Chmod(d, 0o700); err != nil {
+			return nil, fmt.Errorf("open image store: %w", err)
+		}
+	}
+	layout := filepath.Join(s.images, "oci-layout")
+	if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {
+		if err := writeFile(layout, []byte(layoutFile)); err != nil {
+			return nil, fmt.Errorf("open image store: %w", err)
+		}
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("open image store: sweep: %w", err)
+	}
+	return s, nil
 }
 
-// Find looks for an image in the store only, by digest or, where that is empty, by ref. It reports false for one whose
-// content is not complete.
-func (s *Store) Find(ref, digest string) (Image, bool, error) { return Image{}, false, errNotBuilt }
+const layoutFile = `{"imageLayoutVersion":"1.0.0"}`
 
-// Resolve asks the registry what ref means now and returns the digest of the platform's manifest. Nil is the store's
-// platform. Nothing is downloaded but manifests.
-func (s *Store) Resolve(ctx context.Context, ref string, platform *runtime.Platform) (string, error) {
-	return "", errNotBuilt
+// Find looks for an image in the store only, by digest or, where that is empty, by ref. It reports false for one that
+// is not complete: without its configuration or with layers that are not unpacked.
+func (s *Store) Find(ref, digest string) (Image, bool, error) {
+	d, full, err := s.find(ref, digest, s.opts.Platform)
+	if err != nil || d.Digest.Hex == "" {
+		return Image{}, false, err
+	}
+	img, whole, err := s.load(d.Digest, full)
+	return img, whole, err
 }
 
-// List returns every image, sorted by ref, then digest.
-func (s *Store) List(ctx context.Context) ([]Image, error) { return nil, errNotBuilt }
-
-// Inspect returns the image that ref names: a reference, a digest, or 12 or more digits of one.
-// The error wraps ErrNotFound where there is none.
-func (s *Store) Inspect(ctx context.Context, ref string) (Image, error) { return Image{}, errNotBuilt }
-
-// Remove takes away the name ref, and the content that no other name needs.
-// The error wraps ErrNotFound where there is none.
-func (s *Store) Remove(ctx context.Context, ref string) (Pruned, error) { return Pruned{}, errNotBuilt }
-
-// Prune takes away every image whose digest is not in keep.
-func (s *Store) Prune(ctx context.Context, keep []string) (Pruned, error) {
-	return Pruned{}, errNotBuilt
+// find returns the descriptor of an image that may be in the store, and its name in full. Nothing but the name or the
+// digest is looked up; a zero descriptor says that there is none.
+func (s *Store) find(ref, digest string, want runtime.Platform) (v1.Descriptor, string, error) {
+	full, err := fullName(ref)
+	if err != nil {
+		return v1.Descriptor{}, "", err
+	}
+	if digest != "" {
+		h, err := v1.NewHash(digest)
+		if err != nil {
+			return v1.Descriptor{}, "", badImage("%q is not a digest", digest)
+		}
+		if _, err := s.blobSize(h); err != nil {
+			return v1.Descriptor{}, full, nil
+		}
+		return v1.Descriptor{Digest: h}, full, nil
+	}
+	d, _, err := s.lookup(full, want)
+	return d, full, err
 }
 
-// Collect takes away images that are not in keep, the least recently used first, if more than high percent of the file
-// system is in use, until no more than low percent is.
-func (s *Store) Collect(ctx context.Context, keep []string, high, low int) (Pruned, error) {
-	return Pruned{}, errNotBuilt
+// fullName is the name that the index keeps an image under.
+func fullName(ref string) (string, error) {
+	if ref == "" || isLocal(ref) || strings.HasPrefix(ref, capturePrefix) {
+		return ref, nil
+	}
+	r, err := parseRef(ref)
+	if err != nil {
+		return "", err
+	}
+	return display(r), nil
 }
 
-// Save writes the image that ref names (as for Inspect) to w, as a tar file of an OCI image layout ("oci-archive").
-func (s *Store) Save(ctx context.Context, ref string, w io.Writer) error { return errNotBuilt }
+// load reads what an image says. It reports false where something of it is missing or corrupt.
+func (s *Store) load(h v1.Hash, ref string) (Image, bool, error) {
+	m, cfg, err := s.manifest(h)
+	var corrupt *corruptError
+	if errors.Is(err, fs.ErrNotExist) || errors.As(err, &corrupt) {
+		return Image{}, false, nil
+	}
+	if err != nil {
+		return Image{}, false, err
+	}
+	img := Image{
+		Ref: ref, Digest: h.String(), Config: cfg.Config, Created: cfg.Created.Time,
+		Platform: normal(runtime.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}),
+		Size:     m.Config.Size,
+	}
+	if w := m.Annotations[warningsKey]; w != "" && strings.HasPrefix(ref, capturePrefix) {
+		img.Warnings = strings.Split(w, "\n")
+	}
+	if info, err := os.Stat(s.blobPath(h)); err == nil {
+		img.Size += info.Size()
+		img.LastUsed = info.ModTime()
+	}
+	chain, err := chainIDs(cfg.RootFS.DiffIDs)
+	if err != nil {
+		return Image{}, false, err
+	}
+	for i, c := range chain {
+		img.Size += m.Layers[i].Size
+		record, ok := s.layer(c)
+		if !ok {
+			return img, false, nil
+		}
+		img.Unpacked += record.Bytes
+		img.Warnings = append(img.Warnings, record.Warnings...)
+		img.Layers = append(img.Layers, filepath.Join(s.layerDir(c), "fs"))
+	}
+	slices.Reverse(img.Layers)
+	return img, true, nil
+}
 
-// Load reads an oci-archive or docker-archive, compressed or not, into the store.
-func (s *Store) Load(ctx context.Context, r io.Reader) ([]Image, error) { return nil, errNotBuilt }
+// manifest reads an image's manifest and configuration and checks that they belong together.
+func (s *Store) manifest(h v1.Hash) (*v1.Manifest, *v1.ConfigFile, error) {
+	b, err := s.readBlob(h)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := parseManifest(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.readBlob(m.Config.Digest)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := parseConfig(c, m)
+	return m, cfg, err
+}
 
-// ErrNotFound is wrapped by the error of a method that names an image which is not in the store.
-var ErrNotFound = errors.New("no such image")
+// diskUsage is what df shows under Use%.
+func (s *Store) diskUsage() (int, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(s.images, &st); err != nil {
+		return 0, fmt.Errorf("disk use of %s: %w", s.images, err)
+	}
+	used := st.Blocks - st.Bfree
+	all := used + st.Bavail
+	if all == 0 {
+		return 0, nil
+	}
+	return int((used*100 + all - 1) / all), nil
+}
+
+// use says that an image was asked for just now, for Collect.
+func (s *Store) use(digest string) {
+	h, err := v1.NewHash(digest)
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	if err := os.Chtimes(s.blobPath(h), now, now); err != nil {
+		s.log.Debug("cannot note the use of an image", "digest", digest, "error", err)
+	}
+}
+
+// progressFunc makes what a Request's Progress is told.
+func (r Request) progressFunc(what string) func(done, total int64) {
+	if r.Progress == nil {
+		return nil
+	}
+	return func(done, total int64) {
+		r.Progress(runtime.Progress{Name: r.Name, What: what, Done: done, Total: total})
+	}
+}
+
+// platform is what an image for this request must run on.
+func (s *Store) platform(p *runtime.Platform) runtime.Platform {
+	if p == nil || *p == (runtime.Platform{}) {
+		return s.opts.Platform
+	}
+	return normal(*p)
+}
+
+// slot waits until one more download may run.
+func (s *Store) slot(ctx context.Context) (func(), error) {
+	select {
+	case s.slots <- struct{}{}:
+		return func() { <-s.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}

@@ -1,0 +1,483 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+)
+
+// collector gathers what a capture copies, first as a list of paths, then as an archive.
+type collector struct {
+	allow    []string // as given
+	real     []string // with links followed
+	exclude  string   // the state directory, which holds other captures and everybody's volumes
+	maxBytes int64
+	maxFiles int
+
+	entries  map[string]entry // by absolute path inside
+	programs []string         // real paths of ELF files and scripts that were not looked into yet
+	looked   map[string]bool
+	libs     *libraries
+	bytes    int64
+	warnings []string
+}
+
+// entry is one path inside.
+type entry struct {
+	from string      // real path of a file or directory outside; empty for what is made up
+	info fs.FileInfo // of from, or nil
+	hdr  tar.Header  // type and link target; the rest for what is made up
+	body string      // of a file that is made up
+	// implied directories are there only because something is in them: their times are no part of the content.
+	implied bool
+}
+
+func newCollector(o Options, exclude string) *collector {
+	c := &collector{
+		exclude: exclude, maxBytes: o.MaxLayerSize, maxFiles: o.MaxLayerEntries,
+		entries: map[string]entry{}, looked: map[string]bool{}, libs: &libraries{},
+	}
+	for _, p := range o.AllowCapture {
+		p = filepath.Clean(p)
+		c.allow = append(c.allow, p)
+		if r, err := filepath.EvalSymlinks(p); err == nil {
+			c.real = append(c.real, r)
+		}
+	}
+	return c
+}
+
+// collect decides what is copied. Nothing is read but directories, links and the headers of programs.
+func (c *collector) collect(ctx context.Context, paths []runtime.Path) error {
+	for _, p := range paths {
+		from, to := filepath.Clean(p.From), path.Clean(p.To)
+		if p.To == "" {
+			to = from
+		}
+		if !filepath.IsAbs(from) || !path.IsAbs(to) || to == "/" {
+			return badImage("%s to %s: both must be absolute, and not the root inside", clip(p.From), clip(p.To))
+		}
+		if err := c.ask(ctx, from, to); err != nil {
+			return err
+		}
+	}
+	c.skeleton()
+	for len(c.programs) > 0 {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		program := c.programs[0]
+		c.programs = c.programs[1:]
+		if err := c.needs(program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask takes a path that a manifest names.
+func (c *collector) ask(ctx context.Context, from, to string) error {
+	if !below(from, c.allow) {
+		return fmt.Errorf("%s: %w", from, errNotAllowed)
+	}
+	if from == to {
+		if err := c.links(from); err != nil {
+			return err
+		}
+	}
+	resolved, err := filepath.EvalSymlinks(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &missingError{from, "there is no such file on this server"}
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.permit(resolved); err != nil {
+		return fmt.Errorf("%s leads to %w", from, err)
+	}
+	target := to
+	if from == to {
+		target = resolved
+	}
+	info, err := os.Lstat(resolved)
+	if err != nil {
+		return err
+	}
+	if err := c.parents(target); err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return c.file(resolved, target, info)
+	}
+	return c.tree(ctx, resolved, target)
+}
+
+// permit returns an error for a real path that must not be copied.
+func (c *collector) permit(resolved string) error {
+	if below(resolved, []string{"/proc", "/sys", "/dev", c.exclude}) {
+		return fmt.Errorf("%s: %w: it belongs to the kernel or the agent", resolved, errNotAllowed)
+	}
+	if !below(resolved, c.real) {
+		return fmt.Errorf("%s: %w", resolved, errNotAllowed)
+	}
+	return nil
+}
+
+// tree takes a directory with all that is in it.
+func (c *collector) tree(ctx context.Context, from, to string) error {
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && p != from {
+			return nil // gone meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if below(p, []string{"/proc", "/sys", "/dev", c.exclude}) {
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		target := path.Join(to, strings.TrimPrefix(p, from))
+		if info.Mode()&fs.ModeSymlink == 0 {
+			return c.file(p, target, info)
+		}
+		link, err := os.Readlink(p)
+		if err != nil {
+			return err
+		}
+		if err := c.add(target, entry{hdr: tar.Header{Typeflag: tar.TypeSymlink, Linkname: link}, from: p, info: info}); err != nil {
+			return err
+		}
+		if from != to {
+			return nil
+		}
+		// A link out of the tree works if what it leads to is a file that may be copied; else it stays dangling.
+		if resolved, err := filepath.EvalSymlinks(p); err == nil && !below(resolved, []string{from}) && c.permit(resolved) == nil {
+			if info, err := os.Lstat(resolved); err == nil && info.Mode().IsRegular() {
+				return c.whole(p)
+			}
+		}
+		return nil
+	})
+}
+
+// file takes one file or directory that is no link.
+func (c *collector) file(from, to string, info fs.FileInfo) error {
+	e := entry{from: from, info: info}
+	switch {
+	case info.IsDir():
+		e.hdr.Typeflag = tar.TypeDir
+	case info.Mode().IsRegular():
+		e.hdr.Typeflag = tar.TypeReg
+		if c.bytes += info.Size(); c.bytes > c.maxBytes {
+			return badImage("the files are larger than the %d bytes that are allowed", c.maxBytes)
+		}
+		c.programs = append(c.programs, from)
+	default:
+		c.warnings = append(c.warnings, from+" was left out: it is a "+kind(info.Mode()))
+		return nil
+	}
+	return c.add(to, e)
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	case m&fs.ModeNamedPipe != 0:
+		return "pipe"
+	default:
+		return "device"
+	}
+}
+
+// whole takes a path of this server as it is: the links on the way to it, their directories, and the file at the end.
+// The caller has made sure that the file may be copied.
+func (c *collector) whole(p string) error {
+	if err := c.links(p); err != nil {
+		return err
+	}
+	resolved, err := filepath.EvalSymlinks(p)
+	if err != nil {
+		return err
+	}
+	if have, ok := c.entries[resolved]; ok && !have.implied {
+		return nil
+	}
+	info, err := os.Lstat(resolved)
+	if err != nil {
+		return err
+	}
+	if err := c.parents(resolved); err != nil {
+		return err
+	}
+	return c.file(resolved, resolved, info)
+}
+
+// links adds every symbolic link that is met on the way along p, and the directories that these are in.
+func (c *collector) links(p string) error {
+	done := "/"
+	rest := strings.Split(strings.TrimPrefix(p, "/"), "/")
+	for n := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			done = path.Dir(done)
+			continue
+		}
+		next := path.Join(done, part)
+		info, err := os.Lstat(next)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return &missingError{p, "there is no such file on this server"}
+			}
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			done = next
+			continue
+		}
+		if n++; n > maxLinks {
+			return &fs.PathError{Op: "capture", Path: p, Err: unix.ELOOP}
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if err := c.parents(next); err != nil {
+			return err
+		}
+		if err := c.add(next, entry{hdr: tar.Header{Typeflag: tar.TypeSymlink, Linkname: target}, from: next, info: info}); err != nil {
+			return err
+		}
+		if path.IsAbs(target) {
+			done = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return nil
+}
+
+// parents adds the directories above a path inside, with owner and mode of this server's where it has them.
+func (c *collector) parents(p string) error {
+	for dir := path.Dir(p); dir != "/"; dir = path.Dir(dir) {
+		if e, ok := c.entries[dir]; ok {
+			if e.hdr.Typeflag == tar.TypeReg {
+				return badImage("%s: %s is a file inside", p, dir)
+			}
+			continue
+		}
+		e := entry{implied: true, hdr: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}}
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+			e.info = info
+		}
+		if err := c.add(dir, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add puts an entry at a path inside. A real one takes the place of an implied one; two real ones must be the same.
+func (c *collector) add(to string, e entry) error {
+	old, ok := c.entries[to]
+	if ok && !old.implied {
+		if e.implied || old.from == e.from || old.hdr.Typeflag == tar.TypeDir && e.hdr.Typeflag == tar.TypeDir {
+			return nil
+		}
+		return badImage("%s inside would be both %s and %s", to, old.from, e.from)
+	}
+	if len(c.entries) >= c.maxFiles {
+		return badImage("these are more than the %d files that are allowed", c.maxFiles)
+	}
+	c.entries[to] = e
+	return nil
+}
+
+// skeleton adds what every program takes for granted.
+func (c *collector) skeleton() {
+	for dir, mode := range map[string]int64{
+		"/dev": 0o755, "/etc": 0o755, "/proc": 0o555, "/root": 0o700, "/run": 0o755, "/sys": 0o555, "/tmp": 0o1777,
+		"/usr": 0o755, "/var": 0o755, "/var/tmp": 0o1777,
+	} {
+		if _, ok := c.entries[dir]; !ok {
+			c.entries[dir] = entry{hdr: tar.Header{Typeflag: tar.TypeDir, Mode: mode}, implied: true}
+		}
+	}
+	// Programs are named by /bin and /lib even where these are links to /usr.
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
+		info, err := os.Lstat(dir)
+		if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			continue
+		}
+		if target, err := os.Readlink(dir); err == nil {
+			if _, ok := c.entries[dir]; !ok {
+				c.entries[dir] = entry{hdr: tar.Header{Typeflag: tar.TypeSymlink, Linkname: target}, from: dir, info: info}
+			}
+			to := path.Join("/", target)
+			if _, ok := c.entries[to]; !ok {
+				c.entries[to] = entry{hdr: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}, implied: true}
+			}
+		}
+	}
+	for name, body := range map[string]string{
+		"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+		"/etc/group":  "root:x:0:\nnogroup:x:65534:\n",
+	} {
+		if _, ok := c.entries[name]; !ok {
+			c.entries[name] = entry{body: body, hdr: tar.Header{Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(body))}}
+		}
+	}
+}
+
+// write makes the archive, in the order of the paths. The same files give the same bytes.
+func (c *collector) write(ctx context.Context, w io.Writer) error {
+	tw := tar.NewWriter(w)
+	linked := map[[2]uint64]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.entries)) {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := c.writeEntry(tw, name, c.entries[name], linked); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return tw.Close()
+}
+
+func (c *collector) writeEntry(tw *tar.Writer, name string, e entry, linked map[[2]uint64]string) error {
+	hdr := e.hdr
+	hdr.Name, hdr.Format, hdr.ModTime = strings.TrimPrefix(name, "/"), tar.FormatPAX, time.Unix(0, 0)
+	if e.info != nil {
+		if !e.implied {
+			hdr.ModTime = e.info.ModTime()
+		}
+		setOwner(&hdr, e.info)
+	}
+	switch {
+	case e.body != "":
+		if err := tw.WriteHeader(&hdr); err != nil {
+			return err
+		}
+		_, err := io.WriteString(tw, e.body)
+		return err
+	case hdr.Typeflag == tar.TypeReg:
+		return writeRegular(tw, &hdr, e, linked)
+	case hdr.Typeflag == tar.TypeDir && e.from != "":
+		hdr.PAXRecords = readXattrs(e.from)
+	}
+	return tw.WriteHeader(&hdr)
+}
+
+func setOwner(hdr *tar.Header, info fs.FileInfo) {
+	if st := statOf(info); st != nil {
+		hdr.Mode, hdr.Uid, hdr.Gid = int64(st.Mode&0o7777), int(st.Uid), int(st.Gid)
+	}
+}
+
+// openReal opens the very path that was checked, without following any link, so that nobody can put something else in
+// its place meanwhile, or a pipe that makes the agent wait. (openat2(2), Linux 5.6.)
+func openReal(p string) (*os.File, fs.FileInfo, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, p, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, nil, &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), p)
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = badImage("%s changed while it was copied", p)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// writeRegular copies a file.
+func writeRegular(tw *tar.Writer, hdr *tar.Header, e entry, linked map[[2]uint64]string) error {
+	f, info, err := openReal(e.from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	setOwner(hdr, info)
+	hdr.ModTime = info.ModTime()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		id := [2]uint64{uint64(st.Dev), st.Ino} //nolint:unconvert // 32 bits wide on some architectures
+		if first, ok := linked[id]; ok {
+			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
+			return tw.WriteHeader(hdr)
+		}
+		linked[id] = hdr.Name
+	}
+	hdr.Size = info.Size()
+	hdr.PAXRecords = readXattrs(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err := tw.WriteHeader(hdr); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(tw, f, hdr.Size); err != nil {
+		if errors.Is(err, io.EOF) {
+			return badImage("%s became shorter while it was copied", e.from)
+		}
+		return err
+	}
+	return nil
+}
+
+// readXattrs returns the extended attributes that an image may have, as an archive's records.
+func readXattrs(p string) map[string]string {
+	size, err := unix.Listxattr(p, nil)
+	if err != nil || size <= 0 {
+		return nil
+	}
+	buf := make([]byte, size+256)
+	if size, err = unix.Listxattr(p, buf); err != nil {
+		return nil
+	}
+	var records map[string]string
+	for attr := range strings.SplitSeq(string(buf[:size]), "\x00") {
+		if attr == "" || !keepXattr(attr) {
+			continue
+		}
+		value := make([]byte, 64<<10) // XATTR_SIZE_MAX of Linux
+		n, err := unix.Getxattr(p, attr, value)
+		if err != nil {
+			continue
+		}
+		if records == nil {
+			records = map[string]string{}
+		}
+		records[xattrRecord+attr] = string(value[:n])
+	}
+	return records
+}

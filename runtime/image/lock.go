@@ -1,0 +1,162 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// locked runs fn while holding the store's lock, shared or exclusive. It is held for moments only, never over a
+// network, and must not be nested: flock knows no owner but the open file.
+func (s *Store) locked(how int, fn func() error) error {
+	f, err := os.OpenFile(filepath.Join(s.images, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := flock(f, how); err != nil {
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return fn()
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// temp is a directory of work in progress. The lock on it says that whoever made it lives.
+type temp struct {
+	dir string
+	f   *os.File
+}
+
+// newTemp makes a directory for work in progress below parent, which must be images/tmp or layers/tmp.
+func (s *Store) newTemp(parent string) (*temp, error) {
+	t := &temp{}
+	// Under the lock, so that no sweep sees it before it is locked itself.
+	err := s.locked(unix.LOCK_SH, func() error {
+		dir, err := os.MkdirTemp(parent, "")
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		t.dir, t.f = dir, f
+		return flock(f, unix.LOCK_EX)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// remove ends the work, whatever of it was not renamed away.
+func (t *temp) remove() {
+	_ = os.RemoveAll(t.dir)
+	_ = t.f.Close()
+}
+
+// sweep removes the temporary directories and leases of processes that are dead.
+func (s *Store) sweep() error {
+	return s.locked(unix.LOCK_EX, func() error {
+		for _, dir := range []string{filepath.Join(s.images, "tmp"), filepath.Join(s.layers, "tmp"), filepath.Join(s.images, "leases")} {
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if p := filepath.Join(dir, e.Name()); !held(p) {
+					if err := os.RemoveAll(p); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// held reports whether a living process, this one included, has the file locked.
+func held(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer func() { _ = f.Close() }()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// lease keeps everything that was made or touched since it began from being swept as unreferenced.
+type lease struct {
+	f     *os.File
+	start time.Time
+}
+
+func (s *Store) newLease() (*lease, error) {
+	l := &lease{}
+	err := s.locked(unix.LOCK_SH, func() error {
+		f, err := os.CreateTemp(filepath.Join(s.images, "leases"), "")
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err != nil {
+			_ = f.Close()
+			return err
+		}
+		l.f, l.start = f, info.ModTime()
+		return flock(f, unix.LOCK_EX)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("begin to use the image store: %w", err)
+	}
+	return l, nil
+}
+
+func (l *lease) end() {
+	_ = os.Remove(l.f.Name())
+	_ = l.f.Close()
+}
+
+// touch makes path as young as the lease or younger. It returns fs.ErrNotExist where there is nothing.
+func (s *Store) touch(l *lease, path string) error {
+	return s.locked(unix.LOCK_SH, func() error {
+		now := time.Now()
+		if now.Before(l.start) { // the clock was set back
+			now = l.start
+		}
+		return os.Chtimes(path, time.Time{}, now)
+	})
+}
+
+// oldestLease returns when the oldest living lease began. Call it with the lock held.
+func (s *Store) oldestLease() (time.Time, bool, error) {
+	dir := filepath.Join(s.images, "leases")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	var oldest time.Time
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !held(filepath.Join(dir, e.Name())) {
+			continue
+		}
+		if oldest.IsZero() || info.ModTime().Before(oldest) {
+			oldest = info.ModTime()
+		}
+	}
+	return oldest, !oldest.IsZero(), nil
+}

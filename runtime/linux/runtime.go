@@ -3,10 +3,11 @@ package linux
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
-	"time"
+	"sync"
 
 	"reconciler/runtime"
 	"reconciler/runtime/image"
@@ -35,92 +36,138 @@ type Config struct {
 
 // Runtime makes, runs and removes containers. It implements runtime.Runtime. Any number of processes may open the same
 // directories to read (List, Logs, Exec, Volumes); what changes containers is for one process at a time.
-type Runtime struct{ cfg Config }
+type Runtime struct {
+	cfg    Config
+	log    *slog.Logger
+	host   host
+	images *image.Store
+	roots  *rootfs.Store
+	state  stateDir
 
-var (
-	_            runtime.Runtime = (*Runtime)(nil)
-	errNotBuilt                  = errors.New("not built")
-)
-
-// Open checks the directories and the server, and makes what is missing. It starts nothing.
-func Open(cfg Config) (*Runtime, error) { return &Runtime{cfg: cfg}, nil }
-
-// List implements runtime.Runtime.
-func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) { return nil, errNotBuilt }
-
-// Prepare implements runtime.Runtime.
-func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inputs) (runtime.Prepared, error) {
-	return runtime.Prepared{}, errNotBuilt
+	locks   locks // of containers, by id
+	swept   sync.Once
+	changes *broadcast
 }
 
-// Create implements runtime.Runtime.
-func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, error) { return "", errNotBuilt }
+var _ runtime.Runtime = (*Runtime)(nil)
 
-// Start implements runtime.Runtime.
-func (r *Runtime) Start(ctx context.Context, id runtime.ID) error { return errNotBuilt }
+// Open checks the directories and the server, and makes what is missing. It starts nothing.
+// A server without root or cgroups, and the state directory of another instance, are refused; Doctor tells more.
+func Open(cfg Config) (*Runtime, error) {
+	r := &Runtime{cfg: cfg, log: cfg.Logger, changes: newBroadcast()}
+	if r.cfg.Instance == "" {
+		r.cfg.Instance = "default"
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if err := checkServer(); err != nil {
+		return nil, err
+	}
+	if err := claimDirectories(r.cfg); err != nil {
+		return nil, err
+	}
+	r.state = stateDir{path: r.cfg.StateDir, cache: &recordCache{}}
+	var err error
+	if r.host, err = readHost(); err != nil {
+		return nil, err
+	}
+	r.images, err = image.Open(image.Options{
+		Dir: r.cfg.StateDir, AuthFile: r.cfg.AuthFile, CAFile: r.cfg.CAFile, Mirrors: r.cfg.Mirrors,
+		AllowCapture: r.cfg.AllowCapture, Logger: r.cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.roots, err = rootfs.Open(rootfs.Options{
+		StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir,
+		AllowHostPath: r.cfg.AllowHostPath, AllowSecretPath: r.cfg.AllowSecretPath,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
 
-// Update implements runtime.Runtime.
-func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) error { return errNotBuilt }
+// Facts returns what this server is.
+func (r *Runtime) Facts() Facts { return facts(r.host.Kernel) }
 
-// Stop implements runtime.Runtime.
-func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) error { return errNotBuilt }
-
-// Remove implements runtime.Runtime.
-func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error { return errNotBuilt }
-
-// Watch implements runtime.Runtime.
-func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) { return nil, errNotBuilt }
+// Images is the store of images. What of them containers need is in Roots.
+func (r *Runtime) Images() *image.Store { return r.images }
 
 // Logs reads the kept output of a container, oldest first. It needs no supervisor.
 func (r *Runtime) Logs(ctx context.Context, id runtime.ID, opts supervisor.LogOptions) iter.Seq2[supervisor.LogEntry, error] {
-	return func(yield func(supervisor.LogEntry, error) bool) { yield(supervisor.LogEntry{}, errNotBuilt) }
+	if _, err := r.state.read(id); err != nil {
+		return func(yield func(supervisor.LogEntry, error) bool) {
+			yield(supervisor.LogEntry{}, failure("read output of container "+string(id), id, runtime.Name{}, err))
+		}
+	}
+	return supervisor.ReadLog(ctx, r.state.dir(id), opts)
 }
 
-// Exec runs a command in a running container and returns its exit code.
+// Exec runs a command in a running container and returns its exit code, 128 + signal for a signal. A user may be a name
+// that the image knows.
 func (r *Runtime) Exec(ctx context.Context, req supervisor.ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	return 0, errNotBuilt
+	op := "run a command in container " + string(req.ID)
+	rec, err := r.state.read(req.ID)
+	if err != nil {
+		return 0, failure(op, req.ID, runtime.Name{}, err)
+	}
+	if req.User != "" {
+		img, err := r.imageOf(rec)
+		if err != nil {
+			return 0, failure(op, req.ID, rec.Spec.Name, err)
+		}
+		user, err := img.LookUser(req.User)
+		if err != nil {
+			return 0, failure(op, req.ID, rec.Spec.Name, err)
+		}
+		req.User = fmt.Sprintf("%d:%d", user.UID, user.GID)
+	}
+	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		err = &runtime.Error{Err: err, Hint: "no container runs without it; the agent starts it"}
+	}
+	if err != nil {
+		return 0, failure(op, req.ID, rec.Spec.Name, err)
+	}
+	code, err := client.Exec(ctx, req, stdin, stdout, stderr)
+	return code, failure(op, req.ID, rec.Spec.Name, err)
 }
 
-// Images is the store of images.
-func (r *Runtime) Images() *image.Store { return nil }
-
-// CollectImages takes away images that no container needs and that are not in keep (digests), the least recently used
-// first, if more than high percent of the disk is in use, until no more than low percent is.
-func (r *Runtime) CollectImages(ctx context.Context, keep []string, high, low int) (image.Pruned, error) {
-	return image.Pruned{}, errNotBuilt
+// supervise returns a client of the instance's supervisor, which is started if it does not run.
+func (r *Runtime) supervise(ctx context.Context) (*supervisor.Client, error) {
+	if len(r.cfg.Self) == 0 {
+		return supervisor.Dial(ctx, r.supervisorConfig())
+	}
+	return supervisor.Ensure(ctx, r.supervisorConfig(), r.cfg.Self)
 }
 
-// PruneImages takes away every image that no container needs and that is not in keep.
-func (r *Runtime) PruneImages(ctx context.Context, keep []string) (image.Pruned, error) {
-	return image.Pruned{}, errNotBuilt
+func (r *Runtime) supervisorConfig() supervisor.Config {
+	return supervisor.Config{StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Instance: r.cfg.Instance, Logger: r.cfg.Logger}
 }
 
-// Volumes lists the volumes of this instance, sorted by namespace and name.
-func (r *Runtime) Volumes(ctx context.Context) ([]rootfs.Volume, error) { return nil, errNotBuilt }
-
-// RemoveVolume takes away a volume and its content. One that a container mounts is refused.
-func (r *Runtime) RemoveVolume(ctx context.Context, namespace, name string) error { return errNotBuilt }
-
-// Resolve asks the registry what the image's reference means now, without downloading it.
-func (r *Runtime) Resolve(ctx context.Context, img runtime.Image, platform *runtime.Platform) (string, error) {
-	return "", errNotBuilt
+// failure makes a *runtime.Error of err, keeping what it knows already. It returns nil for nil.
+func failure(op string, id runtime.ID, name runtime.Name, err error) error {
+	if err == nil {
+		return nil
+	}
+	var inner *runtime.Error
+	if !errors.As(err, &inner) {
+		return &runtime.Error{Op: op, ID: id, Name: name, Err: err}
+	}
+	e := *inner
+	if e.ID == "" {
+		e.ID = id
+	}
+	if e.Name == (runtime.Name{}) {
+		e.Name = name
+	}
+	switch {
+	case e.Op == "":
+		e.Op = op
+	case err != error(inner):
+		e.Op, e.Err = op, err // somebody added words around it: keep them
+	}
+	return &e
 }
-
-// Down stops and removes every container of this instance, with volumes those too, ends the supervisor and leaves
-// nothing of this instance in the kernel or the run directory. Images stay.
-func (r *Runtime) Down(ctx context.Context, volumes bool) error { return errNotBuilt }
-
-// Facts returns what this server is.
-func (r *Runtime) Facts() Facts { return Facts{} }
-
-// Check is one line of Doctor.
-type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Needed bool   `json:"needed"` // containers do not run without it
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
-// Doctor looks at what this server has and lacks. It needs no Runtime: the directories may be missing.
-func Doctor(ctx context.Context, cfg Config) []Check { return nil }

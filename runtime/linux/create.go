@@ -1,0 +1,171 @@
+package linux
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/supervisor"
+)
+
+// Create implements runtime.Runtime.
+func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, error) {
+	op := "create container " + spec.Name.String()
+	if err := ctx.Err(); err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
+	r.sweep()
+	img, err := r.prepared(spec)
+	if err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
+	now := time.Now()
+	rec := record{
+		Version: recordVersion, ID: newID(spec.Name, now), CreatedAt: now.UTC(), Spec: spec,
+		ImageDigest: img.Digest, StopSignal: img.Config.StopSignal, Warnings: warnings(img),
+	}
+	if err := r.state.create(rec); err != nil {
+		return "", failure(op, rec.ID, spec.Name, err)
+	}
+	return rec.ID, nil
+}
+
+// newID is unique for ever, and of one name the later sorts after the earlier: the name, the milliseconds since 1970 and
+// 32 random bits, in hex.
+func newID(name runtime.Name, now time.Time) runtime.ID {
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand
+	return runtime.ID(fmt.Sprintf("%s-%011x%s", strings.ReplaceAll(name.Name, "#", "-"), now.UnixMilli(), hex.EncodeToString(random[:])))
+}
+
+// Update implements runtime.Runtime.
+func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) error {
+	op := "update container " + string(id)
+	defer r.locks.lock(id)()
+	e, err := r.state.read(id)
+	if err != nil {
+		return failure(op, id, spec.Name, err)
+	}
+	supervised, err := r.supervised(ctx)
+	if err != nil {
+		return failure(op, id, spec.Name, err)
+	}
+	if st, err := r.status(e, supervised); err != nil {
+		return failure(op, id, spec.Name, err)
+	} else if st.State == runtime.StateRunning && (spec.Limits != e.Spec.Limits || spec.Logs != e.Spec.Logs) {
+		client, err := r.supervise(ctx)
+		if err != nil {
+			return failure(op, id, spec.Name, err)
+		}
+		if err := client.Update(ctx, id, spec.Limits, spec.Logs); err != nil {
+			return failure(op, id, spec.Name, err)
+		}
+	}
+	e.record.Spec = spec
+	return failure(op, id, spec.Name, r.state.writeRecord(e.record))
+}
+
+// Remove implements runtime.Runtime. Whatever is left of a container goes, also where its record is gone.
+func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
+	op := "remove container " + string(id)
+	if filepath.Base(string(id)) != string(id) || strings.HasPrefix(string(id), ".") {
+		return nil // never a container's
+	}
+	defer r.locks.lock(id)()
+	e, err := r.state.read(id)
+	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		// A record that cannot be read must not keep a container for ever.
+		r.log.Warn("removing a container whose record cannot be read", "container", id, "err", err)
+	}
+	name := e.Spec.Name
+	if _, err := os.Lstat(r.state.dir(id)); err == nil {
+		if err := atomicfile.Write(filepath.Join(r.state.dir(id), removingFile), nil, 0o600); err != nil {
+			return failure(op, id, name, err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return failure(op, id, name, err)
+	}
+	if err := r.forget(ctx, id); err != nil {
+		return failure(op, id, name, err)
+	}
+	if err := r.roots.Teardown(id); err != nil {
+		return failure(op, id, name, err)
+	}
+	if err := r.state.remove(id); err != nil {
+		return failure(op, id, name, err)
+	}
+	r.changes.send(runtime.Event{Type: runtime.EventRemoved, ID: id, Name: name, Time: time.Now()})
+	return nil
+}
+
+// forget kills what runs of a container and makes the supervisor forget it. Where no supervisor runs and nothing of the
+// container can be in the kernel, none is started for it.
+func (r *Runtime) forget(ctx context.Context, id runtime.ID) error {
+	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		if !r.inKernel(id) {
+			return nil
+		}
+		client, err = r.supervise(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return client.Delete(ctx, id)
+}
+
+// inKernel says whether a supervisor would have something of the container to clear away.
+func (r *Runtime) inKernel(id runtime.ID) bool {
+	for _, dir := range []string{"supervisor", "libcontainer"} {
+		if _, err := os.Lstat(filepath.Join(r.cfg.RunDir, dir, string(id))); err == nil {
+			return true
+		}
+	}
+	return len(cgroupDirs(filepath.Join("reconciler", r.cfg.Instance, string(id)))) > 0
+}
+
+// sweep takes away, once for a Runtime, what a process that died in Create or Remove has left: directories without a
+// record, and mounts and writable layers without a container.
+func (r *Runtime) sweep() {
+	r.swept.Do(func() {
+		entries, err := os.ReadDir(r.state.containers())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.log.Warn("cannot sweep leftovers", "err", err)
+			return
+		}
+		var known []runtime.ID
+		for _, e := range entries {
+			dir := filepath.Join(r.state.containers(), e.Name())
+			if _, err := os.Lstat(filepath.Join(dir, specFile)); err == nil && e.Name()[0] != '.' {
+				known = append(known, runtime.ID(e.Name()))
+			} else if errors.Is(err, fs.ErrNotExist) || e.Name()[0] == '.' {
+				r.log.Info("sweeping what is left of a container", "path", dir)
+				if err := os.RemoveAll(dir); err != nil {
+					r.log.Warn("cannot sweep leftovers", "path", dir, "err", err)
+				}
+			}
+		}
+		ids, err := r.roots.IDs()
+		if err != nil {
+			r.log.Warn("cannot sweep leftovers", "err", err)
+		}
+		for _, id := range ids {
+			if slices.Contains(known, id) || r.inKernel(id) {
+				continue
+			}
+			if err := r.roots.Teardown(id); err != nil {
+				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,158 @@
+package linux
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"reconciler/runtime"
+	"reconciler/runtime/supervisor"
+)
+
+// List implements runtime.Runtime: what is on disk, and of what was started what the supervisor says. Without a
+// supervisor a container runs as long as its process 1 does.
+func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
+	const op = "list containers"
+	ids, err := r.state.ids()
+	if err != nil {
+		return nil, failure(op, "", runtime.Name{}, err)
+	}
+	// Read first, asked second: who is started in between is Running and known, not lost.
+	entries := make([]entry, 0, len(ids))
+	for _, id := range ids {
+		e, err := r.state.read(id)
+		if errors.Is(err, runtime.ErrNotFound) {
+			continue // half made or half removed
+		}
+		if err != nil {
+			return nil, failure(op, id, runtime.Name{}, err)
+		}
+		entries = append(entries, e)
+	}
+	supervised, err := r.supervised(ctx)
+	if err != nil {
+		return nil, failure(op, "", runtime.Name{}, err)
+	}
+	statuses := make([]runtime.Status, 0, len(entries))
+	for _, e := range entries {
+		st, err := r.status(e, supervised)
+		if err != nil {
+			return nil, failure(op, e.ID, e.Spec.Name, err)
+		}
+		statuses = append(statuses, st)
+	}
+	slices.SortFunc(statuses, func(a, b runtime.Status) int {
+		return cmp.Or(strings.Compare(a.Spec.Name.Namespace, b.Spec.Name.Namespace),
+			strings.Compare(a.Spec.Name.Name, b.Spec.Name.Name), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return statuses, nil
+}
+
+// supervised returns what the supervisor knows; nothing if none runs.
+func (r *Runtime) supervised(ctx context.Context) (map[runtime.ID]supervisor.State, error) {
+	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.List(ctx)
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	states := make(map[runtime.ID]supervisor.State, len(list))
+	for _, s := range list {
+		states[s.ID] = s
+	}
+	return states, nil
+}
+
+func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (runtime.Status, error) {
+	st := runtime.Status{
+		ID: e.ID, Spec: e.Spec, State: runtime.StateCreated, CreatedAt: e.CreatedAt, Starts: e.last.Starts,
+		ImageDigest: e.ImageDigest, Hostname: e.Spec.Hostname, Warnings: slices.Clone(e.Warnings),
+	}
+	s, known := supervised[e.ID]
+	switch {
+	case known:
+		st.StartedAt, st.Ran = s.StartedAt, s.Ran
+		st.Warnings = append(st.Warnings, s.Warnings...)
+		if s.Running {
+			st.State, st.Pid = runtime.StateRunning, s.Pid
+		} else {
+			st.State, st.FinishedAt, st.ExitCode = runtime.StateExited, s.FinishedAt, s.ExitCode
+			st.OOMKilled, st.Stopped, st.Reason = s.OOMKilled, s.Stopped, s.Reason
+		}
+	case e.last.Starts > 0:
+		st.State, st.StartedAt = runtime.StateExited, e.last.StartedAt
+		exit, ended, err := supervisor.ReadExit(r.state.dir(e.ID))
+		if err != nil {
+			return runtime.Status{}, err
+		}
+		switch {
+		case ended:
+			st.StartedAt, st.FinishedAt, st.Ran, st.ExitCode = exit.StartedAt, exit.FinishedAt, exit.Ran, exit.Code
+			st.OOMKilled, st.Stopped, st.Reason = exit.OOMKilled, exit.Stopped, exit.Reason
+		case e.alive():
+			st.State, st.Pid = runtime.StateRunning, e.last.Pid
+		case e.last.Error == "" && !e.last.Starting:
+			st.Reason, st.Message = runtime.ReasonSupervisorLost, "nobody saw how it ended"
+			if e.last.Boot != "" && e.last.Boot != bootID() {
+				st.Message = "the server was restarted"
+			}
+		}
+	}
+	if st.State != runtime.StateRunning {
+		switch {
+		case e.last.Error != "":
+			st.Reason, st.Message = e.last.Reason, e.last.Error
+		case e.last.Starting && !known:
+			st.Reason, st.Message = runtime.ReasonStartFailed, "the start was cut short"
+		}
+	}
+	if e.removing {
+		st.State = runtime.StateRemoving
+	}
+	return st, nil
+}
+
+// alive says whether the process 1 that was started last still runs.
+func (e entry) alive() bool {
+	if e.last.Pid == 0 || e.last.Boot != bootID() {
+		return false
+	}
+	start, state, ok := processStart(e.last.Pid)
+	return ok && start == e.last.StartTime && state != "Z" && state != "X"
+}
+
+// bootID identifies this run of the kernel; empty where it cannot be told.
+func bootID() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// processStart returns when a process started, in clock ticks since boot, and its state: fields 22 and 3 of
+// /proc/PID/stat, counted after the command's name, which may hold anything (proc_pid_stat(5)).
+func processStart(pid int) (ticks uint64, state string, ok bool) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, "", false
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(fields) < 20 {
+		return 0, "", false
+	}
+	ticks, err = strconv.ParseUint(fields[19], 10, 64)
+	return ticks, fields[0], err == nil
+}

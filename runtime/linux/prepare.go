@@ -1,0 +1,207 @@
+package linux
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"reconciler/runtime"
+	"reconciler/runtime/image"
+	"reconciler/runtime/rootfs"
+)
+
+// Prepare implements runtime.Runtime.
+func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inputs) (runtime.Prepared, error) {
+	op := "prepare container " + spec.Name.String()
+	// What needs no download is refused first.
+	users, err := r.volumeUsers()
+	if err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
+	if err = r.roots.Check(spec.Name, spec.Mounts, users); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
+	for _, v := range spec.Env {
+		if v.Secret != nil {
+			if _, err = r.roots.SecretValue(v.Name, *v.Secret); err != nil {
+				return runtime.Prepared{}, failure(op, "", spec.Name, err)
+			}
+		}
+	}
+	img, err := r.bring(ctx, spec, in)
+	if err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
+	if err := r.checkProcess(spec, img); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
+	return runtime.Prepared{ImageDigest: img.Digest, Warnings: warnings(img)}, nil
+}
+
+// bring makes sure that the spec's image is on this server.
+func (r *Runtime) bring(ctx context.Context, spec runtime.Spec, in runtime.Inputs) (image.Image, error) {
+	switch {
+	case spec.Image == nil && len(spec.Capture) == 0:
+		return image.Image{}, &runtime.Error{
+			Op: "prepare container " + spec.Name.String(), Err: errors.New("neither an image nor a capture is named"),
+			Reason: runtime.ReasonInvalidImage, Permanent: true,
+		}
+	case spec.Image == nil:
+		key, err := captureKey(spec)
+		if err != nil {
+			return image.Image{}, err
+		}
+		return r.images.Capture(ctx, spec.Capture, key)
+	}
+	return r.images.Ensure(ctx, image.Request{
+		Name: spec.Name, Ref: spec.Image.Ref, Digest: spec.Image.Digest, Policy: spec.Image.PullPolicy,
+		Platform: spec.Platform, Tree: in.Tree, Progress: in.Progress,
+	})
+}
+
+// captureKey identifies what is captured: the files are taken once for each digest of the spec.
+func captureKey(spec runtime.Spec) (string, error) {
+	data, err := json.Marshal(struct {
+		Origin string
+		Paths  []runtime.Path
+	}{spec.OriginDigest, spec.Capture})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// prepared finds the image of a spec that was prepared, in the store alone.
+func (r *Runtime) prepared(spec runtime.Spec) (image.Image, error) {
+	var ref, digest string
+	if spec.Image != nil {
+		ref, digest = spec.Image.Ref, spec.Image.Digest
+	} else {
+		key, err := captureKey(spec)
+		if err != nil {
+			return image.Image{}, err
+		}
+		ref = "capture:" + key
+	}
+	return r.stored(ref, digest)
+}
+
+// imageOf finds the image that a container was made from.
+func (r *Runtime) imageOf(e entry) (image.Image, error) {
+	ref := ""
+	if e.Spec.Image != nil {
+		ref = e.Spec.Image.Ref
+	}
+	return r.stored(ref, e.ImageDigest)
+}
+
+func (r *Runtime) stored(ref, digest string) (image.Image, error) {
+	img, ok, err := r.images.Find(ref, digest)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if !ok {
+		what := ref
+		if what == "" {
+			what = digest
+		}
+		return image.Image{}, &runtime.Error{
+			Op: "find image " + what, Err: image.ErrNotFound, Reason: runtime.ReasonErrImagePull,
+			Hint: "it was removed from this server: `reconciler image pull` brings it back",
+		}
+	}
+	return img, nil
+}
+
+// checkProcess says whether process 1 could be what the spec wants: the command is there and executable, the user and
+// the capabilities exist.
+func (r *Runtime) checkProcess(spec runtime.Spec, img image.Image) error {
+	op := "check the command of " + spec.Name.String()
+	permanent := func(op string, err error, hint string) error {
+		return &runtime.Error{Op: op, Err: err, Permanent: true, Hint: hint}
+	}
+	args := command(spec, img.Config)
+	if len(args) == 0 {
+		return permanent(op, errNoCommand, "say what to run with command")
+	}
+	var pathVar string
+	for _, kv := range environment(spec, img.Config, "") {
+		if value, ok := strings.CutPrefix(kv, "PATH="); ok {
+			pathVar = value
+		}
+	}
+	cwd := workingDir(spec, img.Config)
+	if _, err := img.LookPath(args[0], pathVar, cwd); err != nil && !underMount(spec, args[0], cwd, pathVar) {
+		return permanent(op, err, "check command and the image, or mount what is missing")
+	}
+	user, err := img.LookUser(userSpec(spec.Security, img.Config))
+	if err != nil {
+		return permanent("check the user of "+spec.Name.String(), err, "name a user that the image has, or a number")
+	}
+	if _, err := capabilities(spec.Security, user.UID, r.host.Caps); err != nil {
+		return permanent("check the capabilities of "+spec.Name.String(), err, "leave it out of capabilities.add")
+	}
+	return nil
+}
+
+// underMount says whether a command may come from a mount, whose content nobody knows yet.
+func underMount(spec runtime.Spec, word, cwd, pathVar string) bool {
+	var places []string
+	switch {
+	case strings.HasPrefix(word, "/"):
+		places = []string{path.Clean(word)}
+	case strings.Contains(word, "/"):
+		places = []string{path.Join(cwd, word)}
+	default:
+		for dir := range strings.SplitSeq(pathVar, ":") {
+			places = append(places, path.Join("/", dir, word))
+		}
+	}
+	return slices.ContainsFunc(places, func(place string) bool {
+		return slices.ContainsFunc(spec.Mounts, func(m runtime.Mount) bool {
+			return place == m.Path || strings.HasPrefix(place, m.Path+"/")
+		})
+	})
+}
+
+// warnings are those of the image and the VOLUMEs that it names and does not get.
+func warnings(img image.Image) []string {
+	out := slices.Clone(img.Warnings)
+	for _, path := range slices.Sorted(maps.Keys(img.Config.Volumes)) {
+		out = append(out, fmt.Sprintf("the image's VOLUME %s is ignored: what is written there goes with the container; mount a volume to keep it", path))
+	}
+	return out
+}
+
+// volumeUsers tells who mounts a volume, of the containers that there are now.
+func (r *Runtime) volumeUsers() (rootfs.VolumeUsers, error) {
+	ids, err := r.state.ids()
+	if err != nil {
+		return nil, err
+	}
+	users := map[string][]runtime.Name{}
+	for _, id := range ids {
+		e, err := r.state.read(id)
+		if errors.Is(err, runtime.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range e.Spec.Mounts {
+			if m.Volume != nil {
+				key := e.Spec.Name.Namespace + "/" + m.Volume.Name
+				users[key] = append(users[key], e.Spec.Name)
+			}
+		}
+	}
+	return func(namespace, name string) []runtime.Name { return users[namespace+"/"+name] }, nil
+}

@@ -1,0 +1,205 @@
+package linux
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
+)
+
+// The files of containers/<id>/ that are ours; the supervisor keeps the output and exit.json beside them.
+const (
+	specFile     = "spec.json"   // the record: without it there is no container
+	runFile      = "run.json"    // what is known of its starts
+	configFile   = "config.json" // the OCI spec of the last start, with placeholders for secrets
+	removingFile = "removing"    // Remove has begun
+)
+
+// record is spec.json: what a container was made from.
+type record struct {
+	Version     int          `json:"version"`
+	ID          runtime.ID   `json:"id"`
+	CreatedAt   time.Time    `json:"createdAt"`
+	Spec        runtime.Spec `json:"spec"`
+	ImageDigest string       `json:"imageDigest"`
+	// StopSignal is the image's.
+	StopSignal string   `json:"stopSignal,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// run is run.json. It is written before a start and after it, so that a start which was cut short can be told.
+type run struct {
+	Version int `json:"version"`
+	Starts  int `json:"starts"`
+	// Starting is true from before the start until it worked or failed.
+	Starting  bool      `json:"starting,omitempty"`
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	// Pid and StartTime are those of process 1 in the boot named Boot.
+	Pid       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"startTime,omitempty"`
+	Boot      string `json:"boot,omitempty"`
+	// Error is why the last start failed.
+	Reason string `json:"reason,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+const recordVersion = 1
+
+// entry is what is on disk of one container.
+type entry struct {
+	record
+	last     run
+	removing bool
+}
+
+// stateDir reads and writes the records. Reading takes no lock and is safe beside a writer in another process: every
+// file is replaced whole.
+type stateDir struct {
+	path  string
+	cache *recordCache
+}
+
+func (s stateDir) containers() string { return filepath.Join(s.path, "containers") }
+
+func (s stateDir) dir(id runtime.ID) string { return filepath.Join(s.containers(), string(id)) }
+
+// ids returns every container's, also of those that are only half there.
+func (s stateDir) ids() ([]runtime.ID, error) {
+	entries, err := os.ReadDir(s.containers())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var ids []runtime.ID
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, runtime.ID(e.Name()))
+		}
+	}
+	return ids, nil
+}
+
+// read returns one container. The error wraps runtime.ErrNotFound where there is none.
+func (s stateDir) read(id runtime.ID) (entry, error) {
+	if id == "" || filepath.Base(string(id)) != string(id) || id[0] == '.' {
+		return entry{}, runtime.ErrNotFound
+	}
+	var e entry
+	rec, err := readCached(&s.cache.records, filepath.Join(s.dir(id), specFile), func(r record) int { return r.Version })
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return entry{}, runtime.ErrNotFound
+		}
+		return entry{}, err
+	}
+	e.record = rec
+	e.last, err = readCached(&s.cache.runs, filepath.Join(s.dir(id), runFile), func(r run) int { return r.Version })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return entry{}, err
+	}
+	_, err = os.Lstat(filepath.Join(s.dir(id), removingFile))
+	e.removing = err == nil
+	return e, nil
+}
+
+// create makes the directory of a container with its record in it, whole or not at all.
+func (s stateDir) create(rec record) error {
+	if err := os.MkdirAll(s.containers(), 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(s.containers(), ".new-")
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(tmp, specFile), rec); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	if err := os.Rename(tmp, s.dir(rec.ID)); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return nil
+}
+
+func (s stateDir) writeRecord(rec record) error {
+	return writeJSON(filepath.Join(s.dir(rec.ID), specFile), rec)
+}
+
+func (s stateDir) writeRun(id runtime.ID, r run) error {
+	r.Version = recordVersion
+	return writeJSON(filepath.Join(s.dir(id), runFile), r)
+}
+
+// remove takes the directory away. Its record goes first: what is left after a crash is no container.
+func (s stateDir) remove(id runtime.ID) error {
+	err := os.Remove(filepath.Join(s.dir(id), specFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.cache.forget(s.dir(id))
+	return os.RemoveAll(s.dir(id))
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, data, 0o600)
+}
+
+// recordCache keeps what was read of each file as long as the file is the same.
+type recordCache struct {
+	records, runs cacheOfFiles
+}
+
+func (c *recordCache) forget(dir string) {
+	c.records.Delete(filepath.Join(dir, specFile))
+	c.runs.Delete(filepath.Join(dir, runFile))
+}
+
+// cacheOfFiles maps a path to what is cached of it.
+type cacheOfFiles struct{ sync.Map }
+
+type cached struct {
+	ino   uint64
+	mtime unix.Timespec
+	size  int64
+	value any
+}
+
+// readCached decodes a JSON file of our own, or returns what it was when it was last read. A file is replaced, never
+// written to, so the same inode, size and time mean the same content.
+func readCached[T any](cache *cacheOfFiles, path string, version func(T) int) (T, error) {
+	var zero, value T
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return zero, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if old, ok := cache.Load(path); ok {
+		c, ok := old.(cached)
+		if v, same := c.value.(T); ok && same && c.ino == st.Ino && c.mtime == st.Mtim && c.size == st.Size {
+			return v, nil
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return zero, err
+	}
+	if err := json.Unmarshal(data, &value); err != nil {
+		return zero, fmt.Errorf("%s: %w", path, err)
+	}
+	if v := version(value); v != recordVersion {
+		return zero, fmt.Errorf("%s: version %d is not known to this release", path, v)
+	}
+	// If the file was replaced between the two, the next reader sees that its inode is another.
+	cache.Store(path, cached{ino: st.Ino, mtime: st.Mtim, size: st.Size, value: value})
+	return value, nil
+}

@@ -1,0 +1,211 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/image"
+	"reconciler/runtime/rootfs"
+	"reconciler/runtime/supervisor"
+)
+
+// Start implements runtime.Runtime.
+func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
+	op := "start container " + string(id)
+	defer r.locks.lock(id)()
+	r.sweep()
+	e, err := r.state.read(id)
+	if err != nil {
+		return failure(op, id, runtime.Name{}, err)
+	}
+	op = "start container " + e.Spec.Name.String()
+	if e.removing {
+		return failure(op, id, e.Spec.Name, errors.New("it is being removed"))
+	}
+	client, err := r.supervise(ctx)
+	if err != nil {
+		return failure(op, id, e.Spec.Name, err)
+	}
+	states, err := client.List(ctx)
+	if err != nil {
+		return failure(op, id, e.Spec.Name, err)
+	}
+	for _, s := range states {
+		if s.ID == id && s.Running {
+			return nil
+		}
+	}
+	if err := r.start(ctx, client, e); err != nil {
+		err = failure(op, id, e.Spec.Name, err)
+		if ctx.Err() != nil {
+			return errors.Join(err, r.state.writeRun(id, e.last)) // given up, not failed
+		}
+		failed := e.last
+		failed.Reason, failed.Error = runtime.ReasonOf(err), err.Error()
+		if writeErr := r.state.writeRun(id, failed); writeErr != nil {
+			r.log.Warn("cannot record a failed start", "container", id, "err", writeErr)
+		}
+		return err
+	}
+	r.changes.send(runtime.Event{Type: runtime.EventStarted, ID: id, Name: e.Spec.Name, Time: time.Now()})
+	return nil
+}
+
+func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry) (err error) {
+	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
+		return err
+	}
+	img, err := r.imageOf(e)
+	if err != nil {
+		return err
+	}
+	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID()}
+	if err = r.state.writeRun(e.ID, now); err != nil {
+		return err
+	}
+	users, err := r.volumeUsers()
+	if err != nil {
+		return err
+	}
+	root, err := r.roots.Setup(ctx, e.ID, rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.roots.Teardown(e.ID))
+		}
+	}()
+	if err = r.writeBundle(e, img, root); err != nil {
+		return err
+	}
+	started, err := client.Start(ctx, supervisor.StartRequest{
+		ID: e.ID, Bundle: root.Bundle, LogDir: r.state.dir(e.ID), Logs: e.Spec.Logs,
+		StopSignal: stopSignal(e.Spec, e.record.StopSignal),
+	})
+	if err != nil {
+		// A supervisor that could not be asked may have started it all the same.
+		cleanCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		return errors.Join(err, client.Delete(cleanCtx, e.ID))
+	}
+	now.Starting, now.Pid, now.StartTime, now.StartedAt = false, started.Pid, started.StartTime, started.At
+	if writeErr := r.state.writeRun(e.ID, now); writeErr != nil {
+		// It runs, and the supervisor knows: what is lost is how to tell without one.
+		r.log.Warn("cannot record a start", "container", e.ID, "err", writeErr)
+	}
+	return nil
+}
+
+// writeBundle writes the files that every container gets and its config.json: with secrets in memory, with placeholders
+// beside the record.
+func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root) error {
+	user, err := img.LookUser(userSpec(e.Spec.Security, img.Config))
+	if err != nil {
+		return err
+	}
+	in := specInput{
+		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host,
+	}
+	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec); err != nil {
+		return err
+	}
+	if e.Spec.Init {
+		if in.Init, err = supervisor.InitBinary(r.cfg.RunDir); err != nil {
+			return err
+		}
+	}
+	values := map[string]string{}
+	for _, v := range e.Spec.Env {
+		if v.Secret != nil {
+			if values[v.Name], err = r.roots.SecretValue(v.Name, *v.Secret); err != nil {
+				return err
+			}
+		}
+	}
+	spec, err := ociSpec(in)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(r.state.dir(e.ID), configFile), spec); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(root.Bundle, configFile), withSecrets(spec, values))
+}
+
+// writeOwnFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf. On the server's network names mean what they mean
+// on the server; on none there is nobody to ask.
+func writeOwnFiles(dir string, spec runtime.Spec) (ownFiles, error) {
+	files := ownFiles{
+		Hosts: filepath.Join(dir, "hosts"), Hostname: filepath.Join(dir, "hostname"), ResolvConf: filepath.Join(dir, "resolv.conf"),
+	}
+	hosts, resolv := hostsFile(spec.Hostname), ""
+	if spec.Network == runtime.NetworkHost {
+		own, err := readOrEmpty("/etc/hosts")
+		if err != nil {
+			return ownFiles{}, err
+		}
+		hosts = own + "127.0.0.1\t" + spec.Hostname + "\n"
+		if resolv, err = readOrEmpty("/etc/resolv.conf"); err != nil {
+			return ownFiles{}, err
+		}
+	}
+	for path, content := range map[string]string{
+		files.Hosts: hosts, files.Hostname: spec.Hostname + "\n", files.ResolvConf: resolv,
+	} {
+		if err := atomicfile.Write(path, []byte(content), 0o644); err != nil {
+			return ownFiles{}, err
+		}
+	}
+	return files, nil
+}
+
+func readOrEmpty(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if len(data) > 0 && data[len(data)-1] != '\n' {
+		data = append(data, '\n')
+	}
+	return string(data), err
+}
+
+// Stop implements runtime.Runtime.
+func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) error {
+	op := "stop container " + string(id)
+	e, err := r.state.read(id)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return failure(op, id, runtime.Name{}, err)
+	}
+	op = "stop container " + e.Spec.Name.String()
+	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		if !e.alive() {
+			return nil
+		}
+		client, err = r.supervise(ctx)
+	}
+	if err != nil {
+		return failure(op, id, e.Spec.Name, err)
+	}
+	// No lock: a second Stop may shorten the grace of the first one.
+	_, err = client.Stop(ctx, id, stopSignal(e.Spec, e.record.StopSignal), grace)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil // never started, or deleted since
+	}
+	if err != nil {
+		return failure(op, id, e.Spec.Name, fmt.Errorf("after at most %v: %w", grace, err))
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"reconciler/runtime"
+	"reconciler/runtime/supervisor"
+)
+
+// redial is how often Watch looks for a supervisor while none runs. What this process starts itself is seen at once.
+const redial = time.Second
+
+// Watch implements runtime.Runtime. It starts no supervisor; when one comes, or goes, the hint is EventLost.
+func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, failure("watch containers", "", runtime.Name{}, err)
+	}
+	out := make(chan runtime.Event, 64)
+	own := r.changes.subscribe(ctx)
+	go func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			r.relay(ctx, out, own)
+		}
+	}()
+	return out, nil
+}
+
+// relay passes on what one supervisor says until it is gone.
+func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-chan runtime.Event) {
+	send := func(e runtime.Event) {
+		if e.Name == (runtime.Name{}) && e.ID != "" {
+			if known, err := r.state.read(e.ID); err == nil {
+				e.Name = known.Spec.Name
+			}
+		}
+		select {
+		case out <- e:
+		case <-ctx.Done():
+		}
+	}
+	var theirs <-chan runtime.Event
+	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if err == nil {
+		theirs, err = client.Watch(ctx)
+	}
+	if err == nil {
+		// What happened before this was not heard.
+		send(runtime.Event{Type: runtime.EventLost, Time: time.Now()})
+	} else if !errors.Is(err, supervisor.ErrNotRunning) && ctx.Err() == nil {
+		r.log.Warn("cannot hear from the supervisor", "err", err)
+	}
+	var again <-chan time.Time
+	if theirs == nil {
+		timer := time.NewTimer(redial)
+		defer timer.Stop()
+		again = timer.C
+	}
+	for {
+		select {
+		case e, ok := <-theirs:
+			if !ok {
+				send(runtime.Event{Type: runtime.EventLost, Time: time.Now()})
+				return
+			}
+			send(e)
+		case e := <-own:
+			send(e)
+			if e.Type == runtime.EventStarted && theirs == nil {
+				return // there is a supervisor now
+			}
+		case <-again:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// broadcast tells every watcher of this process what it did itself.
+type broadcast struct {
+	mu       sync.Mutex
+	watchers map[chan runtime.Event]bool
+}
+
+func newBroadcast() *broadcast { return &broadcast{watchers: map[chan runtime.Event]bool{}} }
+
+func (b *broadcast) subscribe(ctx context.Context) <-chan runtime.Event {
+	ch := make(chan runtime.Event, 64)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.watchers[ch] = true
+	context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.watchers, ch)
+	})
+	return ch
+}
+
+// send drops the hint for a watcher that is far behind: it has 64 others to look at.
+func (b *broadcast) send(e runtime.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ch := range b.watchers {
+		select {
+		case ch <- e:
+		default:
+		}
+	}
+}

@@ -62,7 +62,11 @@ func (c *checker) field(p place) string {
 }
 
 func (c *checker) problem(p place, format string, args ...any) {
-	c.d.report(Problem{Position: c.d.position(c.find(p)), Field: c.field(p), Message: fmt.Sprintf(format, args...)})
+	n := c.find(p)
+	if c.d.bad[n] {
+		return
+	}
+	c.d.report(Problem{Position: c.d.position(n), Field: c.field(p), Message: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) refer(p place, r reference) {
@@ -84,7 +88,6 @@ func (c *checker) metadata(m metadata) Name {
 		name.Namespace = DefaultNamespace
 	}
 	switch {
-	case m.Name == "" && c.has(at("metadata", "name")) && child(child(c.root, "metadata"), "name").Value != "": // told before
 	case m.Name == "":
 		c.problem(at("metadata", "name"), "is missing")
 	default:

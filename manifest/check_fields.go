@@ -238,7 +238,7 @@ func (c *checker) mountOptions(m *Mount, p place) {
 		{"mode", m.Mode != nil, files, "config or secret"},
 		{"onChange", m.OnChange != nil, files, "config or secret"},
 		{"shared", m.Shared != nil, m.Volume != "", "volume"},
-		{"readOnly", m.ReadOnly != nil, m.Volume != "" || m.HostPath != "", "volume or hostPath (files of a config or secret are always read-only)"},
+		{"readOnly", m.ReadOnly != nil, m.Volume != "" || m.HostPath != "", "volume or hostPath"},
 	} {
 		if o.set && !o.allowed {
 			c.problem(p.to(o.name), "goes with %s only", o.with)

@@ -22,7 +22,8 @@ type decoder struct {
 	unknown func(Problem)
 	path    []segment
 	visited int
-	over    bool // the document's budget is spent, which was told
+	over    bool                // the document's budget is spent, which was told
+	bad     map[*yaml.Node]bool // values that could not be decoded: no rule needs to speak of them again
 }
 
 // segment is one step of a field's path: a key or, with key empty, an index.
@@ -81,7 +82,7 @@ func fieldPath(path []segment) string {
 		case s.key == "":
 			b.WriteString("[" + strconv.Itoa(s.index) + "]")
 		case !plainKey(s.key):
-			b.WriteString("[" + quote(s.key) + "]")
+			b.WriteString("[" + strconv.Quote(s.key) + "]")
 		default:
 			if b.Len() > 0 {
 				b.WriteByte('.')
@@ -93,10 +94,14 @@ func fieldPath(path []segment) string {
 }
 
 func plainKey(s string) bool {
-	return s != "" && len(s) <= 80 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./") == ""
+	return s != "" && len(s) <= 80 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
 func (d *decoder) problem(at *yaml.Node, format string, args ...any) {
+	if d.bad == nil {
+		d.bad = make(map[*yaml.Node]bool)
+	}
+	d.bad[at] = true
 	d.report(Problem{Position: d.position(at), Field: d.field(), Message: fmt.Sprintf(format, args...)})
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -61,10 +62,10 @@ func keysOfBoth[V any](a, b map[string]V) []string {
 
 // keyed returns the path of a key of a mapping.
 func keyed(field, key string) string {
-	if plainKey(key) && !strings.ContainsAny(key, "./") {
+	if plainKey(key) {
 		return field + "." + key
 	}
-	return field + "[" + printable(key) + "]"
+	return field + "[" + strconv.Quote(key) + "]"
 }
 
 // values compares two values of one type. field is shown; plain is the same without indexes and keys.
@@ -219,7 +220,7 @@ func (df *differ) configs(from, to Workload) {
 	for _, name := range keysOfBoth(from.Configs, to.Configs) {
 		a, b := from.Configs[name], to.Configs[name]
 		for _, key := range keysOfBoth(a, b) {
-			df.change("config["+name+"]["+printable(key)+"]", show(a, key), show(b, key), configClass(from.Spec, to.Spec, name, key))
+			df.change(keyed("config["+name+"]", key), show(a, key), show(b, key), configClass(from.Spec, to.Spec, name, key))
 		}
 	}
 }

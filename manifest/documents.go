@@ -154,11 +154,11 @@ func (ld *loading) kindOf(file string, doc *yaml.Node) string {
 			return fail(doc, "apiVersion", "is missing: want apiVersion: %s", APIVersion)
 		}
 		return fail(doc, "", "not a manifest of reconciler (it has no apiVersion: %s); %s", APIVersion, ignoreHint(file))
-	case version.Value != APIVersion && strings.HasPrefix(version.Value, "reconciler/"):
+	case version.Value != APIVersion && (strings.HasPrefix(version.Value, "reconciler/") || suggest(version.Value, []string{APIVersion}) != ""):
 		return fail(version, "apiVersion", "want %s, not %s", APIVersion, quote(version.Value))
 	case version.Value != APIVersion:
-		return fail(version, "apiVersion", "not a manifest of reconciler: want %s, not %s%s; %s",
-			APIVersion, quote(version.Value), didYouMean(version.Value, []string{APIVersion}), ignoreHint(file))
+		return fail(version, "apiVersion", "not a manifest of reconciler: want %s, not %s; %s",
+			APIVersion, quote(version.Value), ignoreHint(file))
 	case kind == nil || kind.Kind != yaml.ScalarNode:
 		return fail(doc, "kind", "is missing: want one of %s", strings.Join(kinds(), ", "))
 	}

@@ -10,7 +10,7 @@ import (
 
 // KernelSatisfies reports whether a kernel of this release (as uname says, such as 6.1.0-28-cloud-amd64) satisfies a
 // condition such as ">= 5.10" or ">= 5.10, < 6.12": every part must hold. Only the numbers before the first other
-// character count, and what a condition leaves out is not compared by = and !=: 6.1.55 is "= 6.1". An error says what
+// character count, and numbers that a condition leaves out are not compared: 6.1.55 is "= 6.1" and "<= 6.1". An error says what
 // is wrong with the condition or the release.
 func KernelSatisfies(condition, release string) (bool, error) {
 	have, rest, err := kernelVersion(release)

@@ -103,12 +103,17 @@ func (d *decoder) refuseValue(n *yaml.Node, later laterField) {
 		return n.Kind == yaml.ScalarNode && n.Value == value
 	}
 	switch {
+	case d.bad[n]:
 	case n.Kind != yaml.ScalarNode && len(n.Content) == 0: // an empty list asks for nothing
 	case len(later.values) > 0 && !slices.ContainsFunc(later.values, is):
 	case slices.ContainsFunc(later.except, is):
 	case len(later.values)+len(later.except) > 0 && n.Kind == yaml.ScalarNode:
-		d.problem(n, "%s is %s", clip(printable(n.Value)), notSupported)
+		d.refusal(n, clip(printable(n.Value))+" is "+notSupported)
 	default:
-		d.problem(n, "%s", notSupported)
+		d.refusal(n, notSupported)
 	}
+}
+
+func (d *decoder) refusal(n *yaml.Node, message string) {
+	d.report(Problem{Position: d.position(n), Field: d.field(), Message: message})
 }

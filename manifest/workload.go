@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -95,6 +96,9 @@ func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
 		groups[key] = append(groups[key], t)
 	}
 	ld.unknownFields(unknown, len(order) > 0)
+	if len(ld.nodes) > 0 && !slices.ContainsFunc(ld.nodes, func(m nodeManifest) bool { return matches(choice.NodeSelector, m.node.Labels) }) {
+		ld.problems.warn(Problem{Position: d.position(child(spec, "nodeSelector")), Field: "spec.nodeSelector", Message: "no Node of the repository has these labels"})
+	}
 	if !sd.over && !ld.overrides(sd, choice.Overrides, used) {
 		return
 	}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/manifest"
+	"reconciler/reconcile"
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
+	"reconciler/reconcile/report"
+	"reconciler/reconcile/source"
+	"reconciler/runtime/linux"
+)
+
+func newAgent(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Follow the repository and keep this server's containers, until told to stop",
+		Long: `Follows the repository and keeps this server's containers as it says, until SIGINT or SIGTERM. Containers keep running
+when it stops, and the next agent finds them. A repository or directory on this machine is watched: a push is seen at
+once. Others are looked at every --interval.`,
+		Example: `  reconciler agent --repo https://git.example.com/fleet.git --git-token-file /etc/reconciler/token
+  reconciler agent --repo git@git.example.com:fleet.git --git-ssh-key /etc/reconciler/key --git-known-hosts /etc/reconciler/hosts
+  reconciler agent --config /etc/reconciler/agent.yaml`,
+		Args:        argsError(cobra.NoArgs),
+		Annotations: map[string]string{exitAnnotation: "0 told to stop, 1 could not start or go on"},
+	}
+	a.set.addAll(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runAgent(cmd.Context()) }
+	return cmd
+}
+
+func (a *app) runAgent(ctx context.Context) error {
+	if err := needRoot("agent"); err != nil {
+		return err
+	}
+	log, err := a.logger()
+	if err != nil {
+		return err
+	}
+	agent, err := a.newAgent("agent", log)
+	if err != nil {
+		return err
+	}
+	log.Info("agent starts", "version", version, "node", a.set.node, "instance", a.set.instance, "state", a.set.stateDir)
+	return a.serve(ctx, agent, log)
+}
+
+// newAgent wires an agent by the flags. It starts nothing.
+func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) {
+	src, err := a.openSource(verb, log)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := a.policy()
+	if err != nil {
+		return nil, err
+	}
+	unavailable, err := percent("--max-unavailable", a.set.maxUnavailable)
+	if err != nil {
+		return nil, err
+	}
+	if a.set.imageGCLow > a.set.imageGCHigh || a.set.imageGCLow < 0 || a.set.imageGCHigh > 100 {
+		return nil, fmt.Errorf("--image-gc-low %d, --image-gc-high %d: want 0 <= low <= high <= 100", a.set.imageGCLow, a.set.imageGCHigh)
+	}
+	rt, err := a.openRuntime(verb, log)
+	if err != nil {
+		return nil, err
+	}
+	return reconcile.New(reconcile.Config{
+		Node: a.set.node, Instance: a.set.instance, StateDir: a.set.stateDir,
+		Source: src, SourceInfo: a.sourceInfo(src), Load: a.load,
+		Runtime: rt, Facts: facts(rt), Policy: policy, Resolve: rt.Resolve,
+		Collect: func(ctx context.Context, keep []string) error {
+			gone, err := rt.CollectImages(ctx, keep, a.set.imageGCHigh, a.set.imageGCLow)
+			if len(gone.Images) > 0 {
+				log.Info("unused images removed", "images", len(gone.Images), "bytes", gone.Bytes)
+			}
+			return err
+		},
+		Interval: a.set.interval, NextPoll: src.NextPoll, ImageInterval: a.set.imageInterval,
+		MaxUnavailable: unavailable, Logger: log,
+	})
+}
+
+// openSource opens the repository that the flags name. It reads nothing of it.
+func (a *app) openSource(verb string, log *slog.Logger) (*source.Source, error) {
+	if a.set.repo == "" {
+		return nil, withHint(fmt.Errorf("%s: no repository given", verb),
+			"name it with --repo URL, %s, or `repo:` in the file of --config", envName("repo"))
+	}
+	return source.Open(source.Config{
+		URL: a.set.repo, Branch: a.set.branch, Path: a.set.path, StateDir: a.set.stateDir,
+		NodeName: a.set.node, Interval: a.set.interval,
+		TokenFile: a.set.gitTokenFile, CAFile: a.set.gitCAFile, SSHKey: a.set.gitSSHKey, KnownHosts: a.set.gitKnownHosts,
+		Logger: log,
+	})
+}
+
+func (a *app) sourceInfo(src *source.Source) report.Source {
+	return report.Source{URL: src.RedactedURL(), Branch: a.set.branch, Path: a.set.path}
+}
+
+// load reads what a commit asks of this node.
+func (a *app) load(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
+	loader := manifest.Loader{Path: filepath.ToSlash(filepath.Clean(a.set.path))}
+	return loader.Load(tree, rev, manifest.Node{Name: a.set.node, Labels: a.set.labels})
+}
+
+func (a *app) policy() (plan.Policy, error) {
+	share, err := percent("--max-remove", a.set.maxRemove)
+	if err != nil {
+		return plan.Policy{}, err
+	}
+	return plan.Policy{
+		MaxRemove: share, AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
+	}, nil
+}
+
+func facts(rt *linux.Runtime) plan.Facts {
+	f := rt.Facts()
+	return plan.Facts{Architecture: f.Architecture, Variant: f.Variant, Kernel: f.Kernel}
+}
+
+// planAlone looks at the repository and says what an agent with these flags would do now.
+func (a *app) planAlone(ctx context.Context) (report.Plan, error) {
+	src, err := a.openSource("plan", quiet())
+	if err != nil {
+		return report.Plan{}, err
+	}
+	policy, err := a.policy()
+	if err != nil {
+		return report.Plan{}, err
+	}
+	rt, err := a.openRuntime("plan", quiet())
+	if err != nil {
+		return report.Plan{}, err
+	}
+	rev, err := src.Fetch(ctx)
+	if err != nil {
+		return report.Plan{}, err
+	}
+	tree, err := src.Tree(ctx, rev.Commit)
+	if err != nil {
+		return report.Plan{}, err
+	}
+	set, err := a.load(tree, rev)
+	if err != nil {
+		return report.Plan{}, err
+	}
+	kept, err := journal.Read(a.set.stateDir)
+	if err != nil {
+		return report.Plan{}, err
+	}
+	in := plan.Input{
+		Desired: set, Accepted: kept.State.Accepted, History: kept.State.Histories, ImageDigests: kept.State.ImageDigests,
+		KeptNode: kept.State.Node, Approved: map[string]bool{}, Policy: policy, Facts: facts(rt), Now: time.Now(),
+	}
+	for _, commit := range kept.State.Approved {
+		in.Approved[commit] = true
+	}
+	if in.Observed, err = rt.List(ctx); err != nil {
+		return report.Plan{}, err
+	}
+	if in.Ancestry, err = ancestry(ctx, src, kept.State.AcceptedRevision.Commit, rev.Commit); err != nil {
+		return report.Plan{}, err
+	}
+	return report.PlanOf(plan.Compute(in)), nil
+}
+
+// ancestry says how commit follows the one in force.
+func ancestry(ctx context.Context, src *source.Source, accepted, commit string) (plan.Ancestry, error) {
+	if accepted == "" || accepted == commit {
+		return plan.AncestryForward, nil
+	}
+	follows, err := src.Descends(ctx, accepted, commit)
+	switch {
+	case errors.Is(err, source.ErrUnknownCommit):
+		return plan.AncestryUnknown, nil
+	case err != nil:
+		return "", err
+	case follows:
+		return plan.AncestryForward, nil
+	default:
+		return plan.AncestryMoved, nil
+	}
+}
+
+// keptImages returns the digests that the accepted and the last good commit need, which may not be running now.
+func (a *app) keptImages() ([]string, error) {
+	if _, err := os.Stat(a.set.stateDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	kept, err := journal.Read(a.set.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	var digests []string
+	for _, digest := range kept.State.ImageDigests {
+		digests = append(digests, digest)
+	}
+	for _, entry := range journal.Fold(kept.Records) {
+		if !inForce(kept.State, entry.Revision) {
+			continue
+		}
+		for _, s := range entry.Steps {
+			if s.ImageDigest != "" {
+				digests = append(digests, s.ImageDigest)
+			}
+		}
+	}
+	return digests, nil
+}
+
+func inForce(s journal.State, commit string) bool {
+	return commit == s.AcceptedRevision.Commit || commit == s.Applied.Commit || (s.LastGood != nil && commit == s.LastGood.Revision.Commit)
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/report"
+)
+
+func newDescribe(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:         "describe NAME",
+		Short:       "One container: its commit, author, file and line, what happened, why it is as it is",
+		Example:     "  reconciler describe shop/web\n  reconciler describe web -n shop -o json",
+		Args:        argsError(cobra.ExactArgs(1)),
+		Annotations: map[string]string{exitAnnotation: "0 described, 1 nothing of that name is here or meant to be"},
+	}
+	namespace := namespaceFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name, err := manifest.ParseName(args[0], *namespace)
+		if err != nil {
+			return err
+		}
+		return a.runDescribe(cmd.Context(), name)
+	}
+	return cmd
+}
+
+func (a *app) runDescribe(ctx context.Context, name manifest.Name) error {
+	look, err := a.look(ctx, "describe")
+	if err != nil {
+		return err
+	}
+	d, err := look.describe(ctx, name)
+	if err != nil {
+		return err
+	}
+	return a.print(d, func() error { return a.printDescription(d, time.Now()) })
+}
+
+func (a *app) printDescription(d report.Description, now time.Time) error {
+	line := func(name, value string) {
+		if value != "" {
+			a.outf("%-14s %s\n", name+":", value)
+		}
+	}
+	line("name", d.FullName().String())
+	line("kind", d.Kind)
+	line("state", a.paint(a.out, stateColour(d.State), d.State))
+	line("health", a.paint(a.out, stateColour(d.Health), d.Health))
+	line("reason", a.paint(a.out, stateColour(d.Reason), d.Reason))
+	line("message", d.Message)
+	line("hint", d.Hint)
+	if d.NextRetryAt != nil {
+		line("next try", "in "+roughly(d.NextRetryAt.Sub(now)))
+	}
+	if d.Source != nil {
+		line("manifest", d.Source.String())
+	}
+	if d.DesiredCommit != nil {
+		line("commit", revisionText(d.DesiredCommit, now))
+	} else {
+		line("commit", "not in the accepted commit: it is to go")
+	}
+	if d.MadeFrom != nil {
+		line("made from", revisionText(d.MadeFrom, now))
+	}
+	line("image", d.Image)
+	line("image digest", d.ImageDigest)
+	a.describeProcess(d, now, line)
+	line("labels", pairs(d.Labels))
+	line("annotations", pairs(d.Annotations))
+	for _, w := range d.Warnings {
+		line("warning", w)
+	}
+	if d.Pending != nil {
+		line("to do", string(d.Pending.Op)+": "+d.Pending.Reason)
+	}
+	if w := d.Working; w != nil {
+		text := fmt.Sprintf("%s, %s", w.Op, w.Phase)
+		if w.What != "" {
+			text += ": " + w.What
+		}
+		if w.Total > 0 {
+			text += fmt.Sprintf(" (%s of %s)", size(w.Done), size(w.Total))
+		}
+		line("in progress", text)
+	}
+	for _, o := range d.Others {
+		line("other", fmt.Sprintf("%s %s %s", o.ID, o.State, o.Message))
+	}
+	if d.Spec != nil {
+		a.outln("spec:")
+		var b strings.Builder
+		if err := writeYAML(&b, d.Spec); err != nil {
+			return err
+		}
+		for text := range strings.Lines(b.String()) {
+			a.outf("  %s", text)
+		}
+	}
+	if len(d.Events) == 0 {
+		return nil
+	}
+	a.outln("events:")
+	for _, e := range d.Events {
+		a.printEvent("  ", e, false)
+	}
+	return nil
+}
+
+func (a *app) describeProcess(d report.Description, now time.Time, line func(name, value string)) {
+	line("id", d.ID)
+	if d.Pid != 0 {
+		line("pid", fmt.Sprint(d.Pid))
+	}
+	line("host name", d.Hostname)
+	if d.StartedAt != nil {
+		line("started", d.StartedAt.Format(time.RFC3339)+", "+age(now, *d.StartedAt)+" ago")
+	}
+	if d.FinishedAt != nil && d.Pid == 0 {
+		line("finished", d.FinishedAt.Format(time.RFC3339)+", "+age(now, *d.FinishedAt)+" ago")
+	}
+	if d.ExitCode != nil {
+		line("exit code", fmt.Sprint(*d.ExitCode))
+	}
+	if d.OOMKilled {
+		line("oom killed", "yes")
+	}
+	if d.ID != "" {
+		line("restarts", fmt.Sprint(d.Restarts))
+	}
+	var limits []string
+	if d.Limits.CPUMillis > 0 {
+		limits = append(limits, fmt.Sprintf("cpu %dm", d.Limits.CPUMillis))
+	}
+	if d.Limits.Memory > 0 {
+		limits = append(limits, "memory "+size(d.Limits.Memory))
+	}
+	if d.Limits.Pids > 0 {
+		limits = append(limits, fmt.Sprintf("pids %d", d.Limits.Pids))
+	}
+	line("limits", strings.Join(limits, ", "))
+}
+
+func pairs(m map[string]string) string {
+	var list []string
+	for _, k := range sortedKeys(m) {
+		list = append(list, k+"="+m[k])
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/manifest"
+	"reconciler/runtime/rootfs"
+)
+
+func newVolume(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:         "volume",
+		Short:       "The volumes of this server: ls, rm",
+		Example:     "  reconciler volume ls\n  reconciler volume rm shop/web-data",
+		Args:        cobra.ArbitraryArgs,
+		RunE:        runGroup,
+		Annotations: map[string]string{exitAnnotation: "0 done, 1 not"},
+	}
+	cmd.AddCommand(newVolumeLs(a), newVolumeRm(a))
+	return cmd
+}
+
+func newVolumeLs(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "ls", Aliases: []string{"list"},
+		Short:       "List the volumes and who uses them; an orphan is used by nobody",
+		Example:     "  reconciler volume ls -o wide",
+		Args:        argsError(cobra.NoArgs),
+		Annotations: map[string]string{exitAnnotation: "0 listed, 1 not"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			rt, err := a.openRuntime("volume ls", quiet())
+			if err != nil {
+				return err
+			}
+			list, err := rt.Volumes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if list == nil {
+				list = []rootfs.Volume{}
+			}
+			return a.print(list, func() error {
+				head := []string{"NAMESPACE", "NAME", "OWNER", "USED BY", "AGE"}
+				if a.set.output == "wide" {
+					head = append(head, "PATH")
+				}
+				t := a.newTable(head...)
+				now := time.Now()
+				for _, v := range list {
+					owner, used := v.Owner, strings.Join(v.UsedBy, ",")
+					if v.Shared {
+						owner = "shared"
+					}
+					if v.Orphan {
+						used = "nobody (orphan)"
+					}
+					row := []string{v.Namespace, v.Name, owner, used, age(now, v.CreatedAt)}
+					if a.set.output == "wide" {
+						row = append(row, v.Path)
+					}
+					t.row(row...)
+				}
+				return t.write()
+			})
+		},
+	}
+}
+
+func newVolumeRm(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rm NAME…", Aliases: []string{"remove"},
+		Short:       "Remove volumes and all that is in them",
+		Example:     "  reconciler volume rm shop/web-data",
+		Args:        argsError(cobra.MinimumNArgs(1)),
+		Annotations: map[string]string{exitAnnotation: "0 removed, 1 not, because a container uses it for instance"},
+	}
+	namespace := namespaceFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		rt, err := a.openRuntime("volume rm", quiet())
+		if err != nil {
+			return err
+		}
+		for _, arg := range args {
+			name, err := manifest.ParseName(arg, *namespace)
+			if err != nil {
+				return err
+			}
+			if err := rt.RemoveVolume(cmd.Context(), name.Namespace, name.Name); err != nil {
+				return err
+			}
+			a.outln("removed", name.Short())
+		}
+		return nil
+	}
+	return cmd
+}

@@ -142,7 +142,7 @@ func (e *env) rootfs(dir string) {
 	if err := os.Link(shared, filepath.Join(dir, "bin", "busybox")); err != nil {
 		e.Fatal(err)
 	}
-	for _, tool := range []string{"sh", "sleep", "cat", "echo", "true", "false", "seq", "id", "ps", "stty", "dd", "head", "kill", "tail", "yes", "hostname"} {
+	for _, tool := range []string{"sh", "sleep", "cat", "echo", "true", "false", "seq", "id", "ps", "stty", "dd", "head", "kill", "tail", "yes", "hostname", "grep"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", tool)); err != nil {
 			e.Fatal(err)
 		}

@@ -127,7 +127,20 @@ func (c *container) spawn(spec *specs.Spec) error {
 	}
 	defer closeFiles(ends[:]...)
 	proc.Stdin, proc.Stdout, proc.Stderr = null, ends[0], ends[1]
-	if err := c.lc.Start(proc); err != nil {
+	var awake *os.File
+	if c.srv.usesInit(spec) {
+		var theirs *os.File
+		if awake, theirs, err = os.Pipe(); err != nil {
+			return err
+		}
+		defer func() { _ = awake.Close() }()
+		proc.ExtraFiles = []*os.File{theirs}
+		err = c.lc.Start(proc)
+		_ = theirs.Close()
+	} else {
+		err = c.lc.Start(proc)
+	}
+	if err != nil {
 		return err
 	}
 	c.proc = proc
@@ -158,7 +171,22 @@ func (c *container) spawn(spec *specs.Spec) error {
 	if err := c.lc.Exec(); err != nil {
 		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
 	}
+	if awake != nil {
+		// Until the init has blocked them, the kernel drops the signals of a process 1 that has no handlers, and a stop
+		// right after the start would wait for its whole grace. It closes the pipe then, or in its death.
+		_, _ = awake.Read(make([]byte, 1))
+	}
 	return nil
+}
+
+// usesInit reports whether the command is our own init, mounted into the container.
+func (s *server) usesInit(spec *specs.Spec) bool {
+	for _, m := range spec.Mounts {
+		if m.Destination == spec.Process.Args[0] && m.Source == initPath(s.cfg.RunDir) {
+			return true
+		}
+	}
+	return false
 }
 
 // undo removes everything that a failed launch made. It may be called at any stage.

@@ -8,11 +8,9 @@ import (
 	"reconciler/runtime"
 )
 
-// How restarts are spaced out where the manifest does not say, and the run after which they begin anew.
 const (
-	restartInitial = 10 * time.Second
-	restartMax     = 5 * time.Minute
-	longRun        = 10 * time.Minute
+	// longRun is the run after which restarts are counted from the beginning.
+	longRun = 10 * time.Minute
 	// restartMin keeps a manifest that says 0s from making a busy loop.
 	restartMin = time.Second
 )
@@ -142,7 +140,7 @@ func (c *computation) due(w *work, of manifest.Workload) string {
 			return ""
 		}
 	}
-	until := c.restartAt(s, h, of, spec.RestartBackoff)
+	until := c.restartAt(s, h, of.Digest, *spec.RestartBackoff)
 	if until.After(c.in.Now) {
 		w.hold = &Hold{Name: w.name, Reason: ReasonCrashLoop, Message: exitText(s, h.Crashes), Until: until}
 		return ""
@@ -167,24 +165,17 @@ func (c *computation) dueFirst(w *work, of manifest.Workload) string {
 
 // restartAt returns when a container that exited is to be started again: the first time at once, then after initial,
 // doubling up to max; from the beginning after a long run.
-func (c *computation) restartAt(s *runtime.Status, h History, of manifest.Workload, b *manifest.RestartBackoff) time.Time {
+func (c *computation) restartAt(s *runtime.Status, h History, digest string, b manifest.RestartBackoff) time.Time {
 	if h.Crashes == 0 || s.Ran >= longRun {
 		return time.Time{}
 	}
-	initial, longest := restartInitial, restartMax
-	if b != nil && b.Initial != nil {
-		initial = max(time.Duration(*b.Initial), restartMin)
-	}
-	if b != nil && b.Max != nil {
-		longest = max(time.Duration(*b.Max), initial)
-	}
-	delay := initial
+	delay := max(time.Duration(value(b.Initial)), restartMin)
+	longest := max(time.Duration(value(b.Max)), delay)
 	for i := 1; i < h.Crashes && delay < longest; i++ {
-		delay *= 2
+		delay = min(2*delay, longest)
 	}
-	delay = min(delay, longest)
 	from := s.FinishedAt
-	if h.Digest != of.Digest && h.LastFailure.After(from) {
+	if h.Digest != digest && h.LastFailure.After(from) {
 		from = h.LastFailure
 	}
 	if from.After(c.in.Now.Add(delay)) {

@@ -223,8 +223,12 @@ func (c *computation) pin(w *work, image *runtime.Image) string {
 	if digest := c.lookedUp(image); digest != "" {
 		return digest
 	}
-	if w.keep != nil && w.keep.Spec.Image != nil && w.keep.Spec.Image.Ref == image.Ref {
-		return w.keep.ImageDigest
+	before := w.keep
+	if from, ok := c.renames.from[w.name]; ok {
+		before, _ = pick(c.observed[from], "")
+	}
+	if before != nil && before.Spec.Image != nil && before.Spec.Image.Ref == image.Ref {
+		return before.ImageDigest
 	}
 	return ""
 }

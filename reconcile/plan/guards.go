@@ -81,8 +81,19 @@ func (c *computation) guardEmptying(approve string) *Block {
 		list += fmt.Sprintf(" and %d more", n-shown)
 	}
 	return &Block{Reason: BlockEmptying, Message: fmt.Sprintf(
-		"commit %s would remove %d of the %d containers of this node (%s): if that is meant, %s, or say \"Reconciler-Allow: %s\" in the commit message",
-		c.in.Desired.Revision.Short(), n, total, list, approve, AllowRemove)}
+		"commit %s would remove %s (%s): if that is meant, %s, or say \"Reconciler-Allow: %s\" in the commit message",
+		c.in.Desired.Revision.Short(), howMany(n, total), list, approve, AllowRemove)}
+}
+
+func howMany(n, total int) string {
+	switch {
+	case total == 1:
+		return "the only container of this node"
+	case n == total:
+		return fmt.Sprintf("all %d containers of this node", total)
+	default:
+		return fmt.Sprintf("%d of the %d containers of this node", n, total)
+	}
 }
 
 // renames pairs workloads that went with equal ones that came under another name.

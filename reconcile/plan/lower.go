@@ -9,12 +9,6 @@ import (
 	"reconciler/runtime"
 )
 
-// Where neither the manifest nor the release's defaults say.
-const (
-	filesMode = 0o644
-	stopGrace = 10 * time.Second
-)
-
 // Lower returns what w means to a runtime, with this release's defaults. It needs nothing but w, so that a workload
 // that was kept means the same without its commit. Revision, the pinned image and SecretDigests are left empty.
 func Lower(w manifest.Workload) (runtime.Spec, error) {
@@ -40,16 +34,13 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 		Init:         value(s.Init),
 		ShmSize:      int64(value(s.ShmSize)),
 		StopSignal:   s.StopSignal,
-		StopGrace:    stopGrace,
+		StopGrace:    time.Duration(value(s.TerminationGracePeriodSeconds)) * time.Second,
 	}
 	if env.err != nil {
 		return runtime.Spec{}, env.err
 	}
 	if out.Hostname == "" {
 		out.Hostname = w.Name.Name
-	}
-	if s.TerminationGracePeriodSeconds != nil {
-		out.StopGrace = time.Duration(*s.TerminationGracePeriodSeconds) * time.Second
 	}
 	lowerRoot(&out, s)
 	lowerLimits(&out, s)
@@ -81,19 +72,12 @@ func value[T any](p *T) T {
 func lowerRoot(out *runtime.Spec, s manifest.Spec) {
 	if s.Image != "" {
 		out.Image = &runtime.Image{Ref: s.Image, PullPolicy: runtime.PullPolicy(s.ImagePullPolicy)}
-		if out.Image.PullPolicy == "" {
-			out.Image.PullPolicy = runtime.PullIfNotPresent
-		}
 	}
 	if s.Capture == nil {
 		return
 	}
 	for _, p := range s.Capture.Paths {
-		to := p.To
-		if to == "" {
-			to = p.From
-		}
-		out.Capture = append(out.Capture, runtime.Path{From: p.From, To: to})
+		out.Capture = append(out.Capture, runtime.Path{From: p.From, To: p.To})
 	}
 }
 
@@ -113,9 +97,9 @@ func lowerLimits(out *runtime.Spec, s manifest.Spec) {
 
 func lowerNetwork(n manifest.Network) (runtime.Network, error) {
 	switch n {
-	case "", manifest.Network(runtime.NetworkNone):
+	case manifest.NetworkNone:
 		return runtime.NetworkNone, nil
-	case manifest.Network(runtime.NetworkHost):
+	case manifest.NetworkHost:
 		return runtime.NetworkHost, nil
 	default:
 		return "", fmt.Errorf("spec.network: %s is not supported yet: use none or host", n)
@@ -126,10 +110,7 @@ func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) 
 	var out []runtime.Mount
 	for i, m := range s.Mounts {
 		to := runtime.Mount{Path: m.Path, ReadOnly: value(m.ReadOnly)}
-		mode := fs.FileMode(filesMode)
-		if m.Mode != nil {
-			mode = fs.FileMode(*m.Mode)
-		}
+		mode := fs.FileMode(value(m.Mode))
 		switch {
 		case m.Volume != "":
 			to.Volume = &runtime.Volume{Name: m.Volume, Shared: value(m.Shared)}

@@ -121,9 +121,9 @@ func isVariable(key string) bool {
 func reference(w manifest.Workload, v manifest.EnvValue) (string, error) {
 	switch {
 	case v.Node != "":
-		return nodeEnv(w, v.Node)
+		return nodeEnv(w, manifest.NodeEnvName, "name")
 	case v.Label != "":
-		return nodeEnv(w, v.Label)
+		return nodeEnv(w, manifest.NodeEnvLabel+v.Label, "label "+v.Label)
 	default:
 		files, err := configFiles(w, v.Config, v.Key)
 		return string(files[v.Key]), err
@@ -189,10 +189,10 @@ func (e *environment) expandAll(list []string) []string {
 }
 
 // nodeEnv returns what the node's name or a label of it stands for.
-func nodeEnv(w manifest.Workload, key string) (string, error) {
+func nodeEnv(w manifest.Workload, key, what string) (string, error) {
 	got, ok := w.NodeEnv[key]
 	if !ok {
-		return "", fmt.Errorf("the node has no %s", key)
+		return "", fmt.Errorf("the node has no %s", what)
 	}
 	return got, nil
 }

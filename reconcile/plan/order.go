@@ -24,7 +24,23 @@ func (c *computation) order() []Step {
 			o.add(w)
 		}
 	}
+	gone = slices.DeleteFunc(gone, c.keptForRename)
 	return append(o.steps, c.orderRemovals(gone)...)
+}
+
+// keptForRename holds the removal of what was renamed while nothing can take its place.
+func (c *computation) keptForRename(w *work) bool {
+	to, ok := c.renames.to[w.name]
+	if !ok || c.byName[to] == nil || c.byName[to].hold == nil {
+		return false
+	}
+	held := c.byName[to].hold
+	w.step = nil
+	w.hold = &Hold{
+		Name: w.name, Reason: held.Reason, Until: held.Until,
+		Message: fmt.Sprintf("kept until it can run as %s, its new name", to.Short()),
+	}
+	return true
 }
 
 type ordering struct {
@@ -114,7 +130,7 @@ func (c *computation) missing(name manifest.Name) (why string, until time.Time, 
 		return "", time.Time{}, false
 	}
 	if dep.hold != nil {
-		return fmt.Sprintf("waits for %s: %s: %s", name.Short(), dep.hold.Reason, dep.hold.Message), dep.hold.Until, false
+		return fmt.Sprintf("waits for %s: %s", name.Short(), dep.hold.Reason), dep.hold.Until, false
 	}
 	return fmt.Sprintf("waits for %s, which does not run", name.Short()), time.Time{}, false
 }

@@ -31,7 +31,7 @@ func summary(changes []manifest.Change) string {
 }
 
 func describe(c manifest.Change) string {
-	field := strings.TrimPrefix(c.Field, "spec.")
+	field := strings.TrimPrefix(strings.TrimPrefix(c.Field, "spec."), "metadata.")
 	switch {
 	case c.From == "" && c.To == "":
 		return field + " changed"

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"reconciler/manifest"
+
 	"github.com/go-git/go-billy/v5/osfs"
 	git "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/config"
@@ -19,8 +21,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"golang.org/x/sys/unix"
-
-	"reconciler/manifest"
 )
 
 // maxVerified bounds the bytes of packs whose checksums are verified when a clone is opened: larger ones are noticed
@@ -52,7 +52,7 @@ func (s *Source) openClone() (*store, error) {
 		st.close()
 		return nil, nil //nolint:nilnil // nothing there that can be used
 	}
-	if err := verifyPacks(dir); err != nil {
+	if err = verifyPacks(dir); err != nil {
 		return nil, err
 	}
 	h, err := st.branch(s.cfg.Branch)
@@ -82,16 +82,16 @@ func (s *Source) cloneAnew(ctx context.Context, talk *conversation) (_ manifest.
 			_ = os.RemoveAll(tmp) // the error is the news
 		}
 	}()
-	if err := s.initClone(tmp); err != nil {
+	if err = s.initClone(tmp); err != nil {
 		return manifest.Revision{}, err
 	}
-	if err := s.receive(ctx, tmp, talk, request{depth: 1}); err != nil {
+	if err = s.receive(ctx, tmp, talk, request{depth: 1}); err != nil {
 		return manifest.Revision{}, err
 	}
-	if err := setBranch(tmp, s.cfg.Branch, talk.want); err != nil {
+	if err = setBranch(tmp, s.cfg.Branch, talk.want); err != nil {
 		return manifest.Revision{}, err
 	}
-	if err := swap(tmp, dir); err != nil {
+	if err = swap(tmp, dir); err != nil {
 		return manifest.Revision{}, err
 	}
 	s.mu.Lock()
@@ -106,7 +106,7 @@ func (s *Source) cloneAnew(ctx context.Context, talk *conversation) (_ manifest.
 			return manifest.Revision{}, err
 		}
 		s.replace(st)
-	} else if err := st.reopen(); err != nil {
+	} else if err = st.reopen(); err != nil {
 		return manifest.Revision{}, err
 	}
 	return s.complete(st, talk.want)
@@ -114,13 +114,13 @@ func (s *Source) cloneAnew(ctx context.Context, talk *conversation) (_ manifest.
 
 func (s *Source) initClone(dir string) error {
 	sto := filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(cache.MiByte))
-	defer sto.Close()
+	defer func() { _ = sto.Close() }()
 	repo, err := git.Init(sto, nil)
 	if err != nil {
 		return err
 	}
 	branch := plumbing.NewBranchReferenceName(s.cfg.Branch)
-	if err := sto.SetReference(plumbing.NewSymbolicReference(plumbing.HEAD, branch)); err != nil {
+	if err = sto.SetReference(plumbing.NewSymbolicReference(plumbing.HEAD, branch)); err != nil {
 		return err
 	}
 	_, err = repo.CreateRemote(&config.RemoteConfig{
@@ -144,7 +144,7 @@ func swap(fresh, dir string) error {
 
 func setBranch(dir, branch string, h plumbing.Hash) error {
 	sto := filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(cache.MiByte))
-	defer sto.Close()
+	defer func() { _ = sto.Close() }()
 	return sto.SetReference(plumbing.NewHashReference(plumbing.NewBranchReferenceName(branch), h))
 }
 
@@ -177,7 +177,7 @@ func verifyPack(name string, left int64) (int64, error) {
 	if err != nil {
 		return left, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return left, err

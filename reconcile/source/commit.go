@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-git/go-git/v5/plumbing/object"
-
 	"reconciler/manifest"
+
+	"github.com/go-git/go-git/v5/plumbing/object"
 )
 
 // revisionOf turns a commit into what the others know of it. Texts are fit for printing.

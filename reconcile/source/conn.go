@@ -73,7 +73,7 @@ func (b *cappedBody) Close() error {
 	_, err := io.CopyN(io.Discard, b.ReadCloser, keepAliveAnswer)
 	closeErr := b.ReadCloser.Close()
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil //nolint:nilerr // what was wanted had been read
+		return nil // what was wanted had been read
 	}
 	return closeErr
 }

@@ -19,9 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"reconciler/manifest"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -157,7 +157,7 @@ func takeSnapshot(ctx context.Context, dir string, last *snapshot) (*snapshot, e
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	sc := &scan{
 		root: root, last: last, sum: sha256.New(),
 		snap: &snapshot{dir: dir, all: make(map[string]*snapshotFile)},
@@ -280,7 +280,7 @@ func (sc *scan) fileOnce(name string) (*snapshotFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	info, err := r.Stat()
 	if err != nil {
 		return nil, err
@@ -300,15 +300,16 @@ func (sc *scan) fileOnce(name string) (*snapshotFile, error) {
 		return f, nil
 	}
 	h := sha256.New()
+	var readErr error
 	if f.size <= MaxReadFile && sc.snap.held+f.size <= maxSnapshot {
-		b, err := io.ReadAll(io.LimitReader(r, f.size+1))
-		if err != nil {
-			return nil, err
-		}
-		h.Write(b)
-		f.content, f.inMemory = b, true
-	} else if _, err := io.Copy(h, r); err != nil {
-		return nil, err
+		f.content, readErr = io.ReadAll(io.LimitReader(r, f.size+1))
+		f.inMemory = true
+		h.Write(f.content)
+	} else {
+		_, readErr = io.Copy(h, r)
+	}
+	if readErr != nil {
+		return nil, readErr
 	}
 	after, err := r.Stat()
 	if err != nil {
@@ -352,7 +353,7 @@ func (s *snapshot) open(n node) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	r, err := root.OpenFile(f.path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err

@@ -63,8 +63,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Hint returns the hint that err carries, or "".
 func Hint(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
 	}
 	return ""

@@ -22,13 +22,11 @@ import (
 
 // fail turns whatever went wrong into an Error: which of our reasons it is, what to do, and no secrets.
 func (s *Source) fail(op string, err error) error {
-	var done *Error
-	if errors.As(err, &done) {
+	if done, ok := errors.AsType[*Error](err); ok {
 		return done
 	}
 	e := &Error{Op: op, URL: s.at.display, Err: s.explain(err)}
-	var h *hinted
-	if errors.As(e.Err, &h) {
+	if h, ok := errors.AsType[*hinted](e.Err); ok {
 		e.Hint = h.hint
 	} else {
 		e.Hint = s.defaultHint(e.Err)
@@ -47,8 +45,7 @@ func (s *Source) explain(err error) error {
 		}
 	}
 	var status *githttp.Err
-	var unexpected *plumbing.UnexpectedError
-	if errors.As(err, &unexpected) { // has no Unwrap
+	if unexpected, ok := errors.AsType[*plumbing.UnexpectedError](err); ok { // has no Unwrap
 		err = unexpected.Err
 	}
 	switch {
@@ -126,8 +123,7 @@ func isProtocol(err error) bool {
 
 // withoutURL drops the request URL that net/http puts in front of its errors.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +24,9 @@ func TestFetch(t *testing.T) {
 			r := sourcetest.NewRepo(t)
 			r.Commit("before", sourcetest.Files{"a.yaml": "old", "deep/er/b.yaml": "b"})
 			first := r.CommitPush("Start\n\nReconciler-Allow: remove\n", sourcetest.Files{"a.yaml": "one"})
-			s := open(t, w.cfg(t, r))
+			cfg := w.cfg(t, r)
+			cfg.Logger = slog.New(slog.NewTextHandler(healthy{t}, nil))
+			s := open(t, cfg)
 			rev := fetch(t, s)
 			if rev.Commit != first || rev.Author != "Ada Lovelace <ada@example.com>" || rev.Subject != "Start" ||
 				rev.Time.IsZero() || len(rev.Allow) != 1 || rev.Allow[0] != "remove" {
@@ -39,6 +42,7 @@ func TestFetch(t *testing.T) {
 			// A revert of the first commit that the clone has needs files that only its parent had.
 			r.Git("revert", "--no-edit", "HEAD")
 			r.Push()
+			r.InBare("repack", "-a", "-d", "-b", "-q") // with a bitmap a server leaves out all that the client should have
 			reverted := r.Head()
 			if got := content(t, fetched(t, s, reverted), "a.yaml"); got != "old" {
 				t.Errorf("after the revert a.yaml is %q", got)
@@ -311,7 +315,7 @@ func TestLargeFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			info, err := f.Stat()
 			if err != nil || info.Size() != int64(len(big)) {
 				t.Fatalf("%v %v", info, err)

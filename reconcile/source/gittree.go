@@ -124,7 +124,7 @@ func (t *gitTree) link(n node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	b, err := io.ReadAll(io.LimitReader(r, maxLink+1))
 	if err == nil && len(b) > maxLink {
 		err = fmt.Errorf("target of symbolic link: %w", ErrTooLarge)

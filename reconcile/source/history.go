@@ -7,12 +7,12 @@ import (
 	"regexp"
 	"strings"
 
+	"reconciler/manifest"
+
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
-
-	"reconciler/manifest"
 )
 
 // Resolve returns the commit that a revision names: a full or abbreviated hash, a branch, a tag, HEAD~2, as git
@@ -72,11 +72,11 @@ func (s *store) named(revision string) (plumbing.Hash, error) {
 		}
 	}
 	// go-git takes the first object that matches; approving has to be of one commit.
-	found, err := s.commitsWithPrefix(strings.ToLower(revision))
+	found, listErr := s.commitsWithPrefix(strings.ToLower(revision))
 	switch {
-	case err != nil:
-		return h, err
-	case len(found) == 0 && err == nil && !h.IsZero():
+	case listErr != nil:
+		return h, listErr
+	case len(found) == 0 && err == nil:
 		return h, nil // go-git also looks into alternates
 	case len(found) == 0:
 		return h, fmt.Errorf("%w %q", ErrUnknownCommit, revision)
@@ -184,7 +184,7 @@ func (s *Source) deepen(ctx context.Context, st *store) error {
 	if err != nil {
 		return err
 	}
-	defer talk.Close()
+	defer func() { _ = talk.Close() }()
 	s.log.Info("fetching the whole history, to see how two commits follow each other", "url", s.at.display)
 	// Asked as if nothing were here: the server then cannot leave anything out.
 	if err := s.receive(ctx, st.at.dir, talk, request{}); err != nil {
@@ -212,7 +212,7 @@ func (s *store) unshallow(cut map[plumbing.Hash]bool) error {
 		}
 	}
 	sto := filesystem.NewStorage(osfs.New(s.at.dir), cache.NewObjectLRU(cache.MiByte))
-	defer sto.Close()
+	defer func() { _ = sto.Close() }()
 	return sto.SetShallow(keep)
 }
 

@@ -65,8 +65,8 @@ func parseLocation(raw string) (location, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		var ue *url.Error // its text repeats the URL, password and all
-		if errors.As(err, &ue) {
+		// The outer text repeats the URL, password and all.
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return bad(forms, "%s", strings.ReplaceAll(err.Error(), raw, redact(raw)))

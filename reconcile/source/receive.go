@@ -47,12 +47,12 @@ func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r 
 		}
 	}
 	if len(req.Shallows) > 0 || !req.Depth.IsZero() {
-		if err := req.Capabilities.Set(capability.Shallow); err != nil {
+		if err = req.Capabilities.Set(capability.Shallow); err != nil {
 			return err
 		}
 	}
 	if talk.refs.Capabilities.Supports(capability.NoProgress) {
-		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
+		if err = req.Capabilities.Set(capability.NoProgress); err != nil {
 			return err
 		}
 	}
@@ -69,9 +69,9 @@ func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r 
 		stream = sideband.NewDemuxer(sideband.Sideband, res)
 	}
 	sto := filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(cache.MiByte))
-	defer sto.Close()
+	defer func() { _ = sto.Close() }()
 	from := &remembering{Reader: stream}
-	if err := packfile.UpdateObjectStorage(sto, from); err != nil {
+	if err = packfile.UpdateObjectStorage(sto, from); err != nil {
 		removeTorn(dir)
 		if from.err != nil {
 			return fmt.Errorf("transfer cut short: %w", from.err)

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"reconciler/manifest"
+
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/transport"
-
-	"reconciler/manifest"
 )
 
 // maxPacks is how many packs a clone may have. Each fetch adds one and each slows every read; a clone with more is made
@@ -112,7 +112,7 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 	if err != nil {
 		return manifest.Revision{}, err
 	}
-	defer talk.Close()
+	defer func() { _ = talk.Close() }()
 	if st == nil {
 		return s.cloneAnew(ctx, talk)
 	}
@@ -123,7 +123,7 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 		if askErr != nil {
 			return manifest.Revision{}, askErr
 		}
-		defer again.Close()
+		defer func() { _ = again.Close() }()
 		return s.cloneAnew(ctx, again)
 	}
 	return rev, err

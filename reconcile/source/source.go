@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"reconciler/manifest"
+
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
-
-	"reconciler/manifest"
 )
 
 const dirPrefix = "dir:"
@@ -191,11 +191,11 @@ func (s *Source) commitFor(ctx context.Context, h plumbing.Hash) (*object.Commit
 		return nil, nil, err
 	}
 	try := func() (*object.Commit, error) {
-		c, err := st.commit(h)
-		if err == nil {
-			_, err = st.tree(c.TreeHash)
+		c, tryErr := st.commit(h)
+		if tryErr == nil {
+			_, tryErr = st.tree(c.TreeHash)
 		}
-		return c, err
+		return c, tryErr
 	}
 	c, err := try()
 	if err == nil || !s.at.remote() {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	git "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -56,7 +55,7 @@ func (s *store) reopenLocked() error {
 	if s.sto != nil {
 		_ = s.sto.Close() // only read from
 	}
-	var files billy.Filesystem = osfs.New(s.at.dir)
+	files := osfs.New(s.at.dir)
 	if s.at.common != s.at.dir {
 		files = dotgit.NewRepositoryFilesystem(files, osfs.New(s.at.common))
 	}
@@ -308,7 +307,7 @@ func readSmall(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, MaxReadFile+1))
 	if err == nil && len(b) > MaxReadFile {
 		err = fmt.Errorf("%s: %w", name, ErrTooLarge)

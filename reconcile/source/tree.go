@@ -236,7 +236,7 @@ func (f *treeFS) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return bad(err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return bad(err)

@@ -89,11 +89,13 @@ func (w *watcher) add(dir string, deep bool) {
 }
 
 func (w *watcher) run(ctx context.Context) {
-	defer w.notes.Close()
+	defer func() { _ = w.notes.Close() }()
 	look := time.NewTicker(watchAgain)
 	defer look.Stop()
-	var over <-chan time.Time // the burst that is going on ends here
-	var since time.Time
+	over := time.NewTimer(time.Hour) // when the burst that is going on ends
+	over.Stop()
+	defer over.Stop()
+	var since time.Time // when it began; zero: none is going on
 	for {
 		select {
 		case <-ctx.Done():
@@ -106,10 +108,10 @@ func (w *watcher) run(ctx context.Context) {
 				continue
 			}
 			now := time.Now()
-			if over == nil {
+			if since.IsZero() {
 				since = now
 			}
-			over = time.After(min(quiet, max(0, longest-now.Sub(since))))
+			over.Reset(min(quiet, max(0, longest-now.Sub(since))))
 		case err, ok := <-w.notes.Errors:
 			if !ok {
 				return
@@ -118,8 +120,8 @@ func (w *watcher) run(ctx context.Context) {
 				w.src.log.Warn("watching for changes", "dir", w.src.at.dir, "error", err)
 			}
 			w.hint() // something may have been missed
-		case <-over:
-			over = nil
+		case <-over.C:
+			since = time.Time{}
 			w.hint()
 		case <-look.C:
 			if !w.armed {

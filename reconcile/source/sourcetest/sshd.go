@@ -91,8 +91,12 @@ func (s *SSHServer) start(tb testing.TB, sshd, config string) {
 		cancel()
 		tb.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	var ended error
+	go func() {
+		defer close(done)
+		ended = cmd.Wait()
+	}()
 	tb.Cleanup(func() {
 		cancel()
 		<-done
@@ -102,6 +106,8 @@ func (s *SSHServer) start(tb testing.TB, sshd, config string) {
 	})
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
 	for {
 		// The first bytes of a connection say that it is sshd that answers.
 		if conn, err := net.Dial("tcp", s.Addr); err == nil {
@@ -114,12 +120,11 @@ func (s *SSHServer) start(tb testing.TB, sshd, config string) {
 			}
 		}
 		select {
-		case err := <-done:
-			done <- err
-			tb.Fatalf("sshd ended: %v\n%s", err, s.log.String())
+		case <-done:
+			tb.Fatalf("sshd ended: %v\n%s", ended, s.log.String())
 		case <-deadline.C:
 			tb.Fatalf("sshd does not answer\n%s", s.log.String())
-		case <-time.After(20 * time.Millisecond):
+		case <-again.C:
 		}
 	}
 }

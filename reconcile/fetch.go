@@ -40,7 +40,7 @@ func (l *loop) startFetch(ctx context.Context) {
 	}
 	f.busy, f.wanted = true, false
 	f.started++
-	known := map[string]bool{l.fetch.last.Revision.Commit: f.fails == 0 && l.fetch.last.Revision.Commit != ""}
+	known := f.last.Revision.Commit // what was loaded or rejected needs no second reading
 	accepted := l.state.AcceptedRevision.Commit
 	l.wg.Go(func() {
 		got := l.a.look(ctx, known, accepted)
@@ -49,13 +49,13 @@ func (l *loop) startFetch(ctx context.Context) {
 }
 
 // look fetches, and loads the commit unless it is known.
-func (a *Agent) look(ctx context.Context, known map[string]bool, accepted string) fetched {
+func (a *Agent) look(ctx context.Context, known, accepted string) fetched {
 	rev, err := a.cfg.Source.Fetch(ctx)
 	if err != nil {
 		return fetched{err: err}
 	}
 	got := fetched{rev: rev}
-	if known[rev.Commit] {
+	if rev.Commit == known {
 		return got
 	}
 	tree, err := a.cfg.Source.Tree(ctx, rev.Commit)

@@ -362,6 +362,9 @@ func (l *loop) wakeAt(t time.Time) {
 	}
 }
 
+// longestRest is the time after which the loop looks again whatever happens: while a fetch hangs, nothing else may be due.
+const longestRest = 5 * time.Minute
+
 // nextWake is when to look again though nothing happens.
 func (l *loop) nextWake() time.Time {
 	if !l.fetch.busy {
@@ -370,5 +373,6 @@ func (l *loop) nextWake() time.Time {
 	if !l.images.busy && l.images.used {
 		l.wakeAt(l.images.next)
 	}
+	l.wakeAt(time.Now().Add(longestRest))
 	return l.wake
 }

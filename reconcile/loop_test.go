@@ -1,0 +1,530 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/report"
+	"reconciler/runtime"
+	"reconciler/runtime/fake"
+)
+
+// run runs fn in a bubble of virtual time around a world.
+func run(t *testing.T, fn func(t *testing.T, w *world)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { fn(t, newWorld(t, dir)) })
+}
+
+func TestCommitBecomesContainers(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		commit := w.push(containers("", "db", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("db", "web")
+		s := w.status()
+		if s.Sync != report.Synced || s.Health != report.Healthy || s.Applied == nil || s.Applied.Commit != commit {
+			t.Fatalf("status %+v", s)
+		}
+		h := w.history()
+		if len(h) != 1 || h[0].Result != journal.ResultApplied || len(h[0].Steps) != 2 || h[0].Author == "" {
+			t.Fatalf("history %+v", h)
+		}
+		// A pushed change is seen at once where the source can be watched, and touches only what it is about.
+		db := w.row("db")
+		w.push(merge(containers("", "db"), containers("  env: {A: b}\n", "web")))
+		if now := w.row("db"); now.ID != db.ID || now.Pid != db.Pid {
+			t.Errorf("db was touched: %+v", now)
+		}
+		if r := w.row("web"); r.State != report.StateRunning || r.Revision != w.src.head() {
+			t.Errorf("web %+v", r)
+		}
+		w.push(containers("", "db"))
+		w.wantRunning("db")
+	})
+}
+
+func TestUnchangedCommitIsReadOnceAndWritesNothing(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		written := w.agent.Counters().StateBytesWritten
+		after(time.Hour)
+		if n := w.loads.Load(); n != 1 {
+			t.Errorf("loaded %d times", n)
+		}
+		if w.src.fetches < 100 {
+			t.Errorf("only %d looks in an hour of 30 s", w.src.fetches)
+		}
+		if now := w.agent.Counters().StateBytesWritten; now != written {
+			t.Errorf("%d bytes written at rest", now-written)
+		}
+		if _, err := w.agent.Sync(t.Context()); err != nil || w.loads.Load() != 1 {
+			t.Errorf("sync: %v, loads %d", err, w.loads.Load())
+		}
+	})
+}
+
+func TestTriggersCoalesce(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		before := w.agent.Counters().ReconcileSeconds.Count
+		resume := w.rt.Pause(fake.OpList, runtime.Name{})
+		w.agent.poke()
+		synctest.Wait() // the loop is inside List now
+		for range 1000 {
+			w.agent.poke()
+		}
+		resume()
+		synctest.Wait()
+		if n := w.agent.Counters().ReconcileSeconds.Count - before; n > 2 {
+			t.Errorf("%d looks for a burst of 1000 triggers", n)
+		}
+	})
+}
+
+func TestOneBadImageHoldsBackNobody(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpPrepare, rtName("bad"), -1, &runtime.Error{
+			Op: "pull image registry.example.com/bad:1", Err: errors.New("401 Unauthorized"),
+			Reason: runtime.ReasonErrImagePull, Hint: "log in",
+		})
+		release := w.rt.Pause(fake.OpPrepare, rtName("hangs"))
+		w.push(containers("", "a", "b", "bad", "c", "d", "e", "f", "hangs", "i"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("a", "b", "c", "d", "e", "f", "i")
+		r := w.row("bad")
+		if r.Reason != "ImagePullBackOff" || r.NextRetryAt == nil || r.Health != report.Degraded || !strings.Contains(r.Message, "401") {
+			t.Errorf("bad %+v", r)
+		}
+		if r := w.row("hangs"); r.State != report.StatePulling || r.Health != report.Progressing {
+			t.Errorf("hangs %+v", r)
+		}
+		release()
+		w.rt.Heal(rtName("bad"))
+		if err := w.agent.Retry(t.Context(), r.FullName()); err != nil {
+			t.Fatal(err)
+		}
+		w.wantRunning("a", "b", "bad", "c", "d", "e", "f", "hangs", "i")
+		if s := w.status(); s.Sync != report.Synced || s.Health != report.Healthy {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestFailureBacksOffAndIsTriedAgain(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpPrepare, rtName("web"), -1, errors.New("registry is down"))
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		after(30 * time.Minute)
+		tries := 0
+		for _, c := range w.rt.Calls() {
+			if c.Op == fake.OpPrepare {
+				tries++
+			}
+		}
+		// 0, 10 s, 30 s, 70 s, 150 s, 310 s, then every 5 min, 10 % more or less.
+		if tries < 9 || tries > 13 {
+			t.Errorf("%d tries in half an hour", tries)
+		}
+		if e := w.history()[0]; e.Result != journal.ResultFailed {
+			t.Errorf("history %+v", e)
+		}
+		w.rt.Heal(rtName("web"))
+		after(6 * time.Minute)
+		w.wantRunning("web")
+		if e := w.history()[0]; e.Result != journal.ResultApplied || len(e.Steps) != 1 || e.Steps[0].Result != journal.StepDone {
+			t.Errorf("history %+v", e)
+		}
+	})
+}
+
+func TestPermanentFailureWaitsForChange(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpPrepare, rtName("web"), 1, &runtime.Error{Op: "prepare", Err: errors.New("no such command"), Permanent: true})
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		after(time.Hour)
+		w.wantRunning()
+		r, err := w.agent.Sync(t.Context())
+		if err != nil || r.Outcome != SyncFailed || !strings.Contains(r.Message, "no such command") {
+			t.Fatalf("sync %+v, %v", r, err)
+		}
+		w.push(containers("  env: {FIXED: yes}\n", "web"))
+		w.wantRunning("web")
+	})
+}
+
+func TestChangedSpecCancelsStepInFlight(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		first := w.idOf("web")
+		release := w.rt.Pause(fake.OpPrepare, rtName("web"))
+		w.push(containers("  env: {A: one}\n", "web"))
+		synctest.Wait()
+		if got := w.idOf("web"); got != first {
+			t.Fatal("the old container went before the new one was prepared")
+		}
+		last := w.push(containers("  env: {A: two}\n", "web"))
+		synctest.Wait()
+		release()
+		w.wantRunning("web")
+		if r := w.row("web"); r.Revision != last || r.ID == string(first) {
+			t.Errorf("web %+v", r)
+		}
+		for _, e := range w.history() {
+			for _, s := range e.Steps {
+				if s.Result == journal.StepFailed {
+					t.Errorf("a cancelled step counts as failed: %+v", s)
+				}
+			}
+		}
+		creates := 0
+		for _, c := range w.rt.Calls() {
+			if c.Op == fake.OpCreate {
+				creates++
+			}
+		}
+		if creates != 2 {
+			t.Errorf("%d containers made, want 2: the spec in between was superseded", creates)
+		}
+	})
+}
+
+func TestCrashedContainerIsRestartedAlone(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "db", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("db", "web")
+		after(20 * time.Minute)
+		db := w.row("db")
+		w.rt.Exit(w.idOf("web"), 3)
+		w.wantRunning("db", "web") // the first restart is at once
+		w.rt.Exit(w.idOf("web"), 3)
+		r := w.row("web")
+		if r.State != report.StateExited || r.Reason != "CrashLoopBackOff" || r.NextRetryAt == nil || *r.ExitCode != 3 || r.Restarts != 1 {
+			t.Fatalf("web %+v", r)
+		}
+		if s := w.status(); s.Sync != report.Synced || s.Health != report.Degraded {
+			t.Errorf("status %+v", s)
+		}
+		after(11 * time.Second)
+		w.wantRunning("db", "web")
+		if now := w.row("db"); now.Pid != db.Pid {
+			t.Error("db was touched")
+		}
+		if c := w.agent.Counters(); c.Drift != 2 || len(c.Restarts) != 1 {
+			t.Errorf("counters %+v", c)
+		}
+	})
+}
+
+func TestRejectedCommitKeepsWhatRuns(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		good := w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		w.push(map[string]string{"all.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: web}\nspec:\n  imagee: x\n"})
+		s := w.status()
+		if s.Sync != report.OutOfSync || s.Reason != report.ReasonRejected || !strings.Contains(s.Message, "all.yaml:5") {
+			t.Fatalf("status %+v", s)
+		}
+		if s.Accepted.Commit != good || s.Fetched.Commit == good {
+			t.Errorf("status %+v", s)
+		}
+		w.rt.Kill(w.idOf("web"))
+		w.wantRunning("web") // kept alive meanwhile
+		r, err := w.agent.Sync(t.Context())
+		if err != nil || r.Outcome != SyncFailed || r.Reason != report.ReasonRejected {
+			t.Errorf("sync %+v, %v", r, err)
+		}
+		if h := w.history(); h[0].Result != journal.ResultRejected || len(h) != 2 {
+			t.Errorf("history %+v", h)
+		}
+		w.push(containers("  env: {A: b}\n", "web"))
+		if s := w.status(); s.Sync != report.Synced {
+			t.Errorf("status after the repair %+v", s)
+		}
+	})
+}
+
+func TestGuardBlocksUntilApproved(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "a", "b", "c", "d"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("a", "b", "c", "d")
+		bad := w.push(containers("", "a"))
+		s := w.status()
+		if s.Sync != report.Blocked || s.Reason != "Emptying" {
+			t.Fatalf("status %+v", s)
+		}
+		w.rt.Kill(w.idOf("b"))
+		w.wantRunning("a", "b", "c", "d")
+		r, err := w.agent.Sync(t.Context())
+		if err != nil || r.Outcome != SyncBlocked {
+			t.Fatalf("sync %+v, %v", r, err)
+		}
+		p, err := w.agent.Plan(t.Context())
+		if err != nil || p.Blocked == nil || len(p.Steps) != 3 || p.Steps[0].Op != "remove" {
+			t.Errorf("plan %+v, %v", p, err)
+		}
+		if _, err := w.agent.Approve(t.Context(), "nonsense"); err == nil {
+			t.Error("nonsense approved")
+		}
+		// Restarted, it is still blocked, and says so once in history.
+		w.stop()
+		w.start()
+		if s := w.status(); s.Sync != report.Blocked {
+			t.Errorf("after a restart: %+v", s)
+		}
+		if _, err := w.agent.Approve(t.Context(), bad); err != nil {
+			t.Fatal(err)
+		}
+		w.wantRunning("a")
+		if h := w.history(); len(h) != 2 || h[0].Result != journal.ResultApplied {
+			t.Errorf("history %+v", h)
+		}
+	})
+}
+
+func TestMovedBranchIsBlocked(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		first := w.push(containers("", "web"))
+		w.push(containers("  env: {A: b}\n", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		id := w.idOf("web")
+		w.src.push(first, containers("  env: {A: other}\n", "web"))
+		if s := w.status(); s.Sync != report.Blocked || s.Reason != "MovedBranch" {
+			t.Fatalf("status %+v", s)
+		}
+		if w.idOf("web") != id {
+			t.Error("web was touched")
+		}
+	})
+}
+
+func TestSuspendedStillRestarts(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		w.wantRunning("web")
+		if err := w.agent.Suspend(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.push(containers("", "db", "web"))
+		w.wantRunning("web")
+		w.stop()
+		w.start() // kept over a restart
+		defer w.stop()
+		if s := w.status(); s.Sync != report.Suspended {
+			t.Errorf("status %+v", s)
+		}
+		w.rt.Kill(w.idOf("web"))
+		w.wantRunning("web")
+		if r, err := w.agent.Sync(t.Context()); err != nil || r.Outcome != SyncSuspended {
+			t.Errorf("sync %+v, %v", r, err)
+		}
+		if err := w.agent.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.wantRunning("db", "web")
+	})
+}
+
+func TestFetchFailureDisturbsNothing(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		w.src.fail(errors.New("fetch https://git.example.com/fleet.git: connection refused"))
+		if r, err := w.agent.Sync(t.Context()); err != nil || r.Outcome != SyncFailed || r.Reason != report.ReasonFetchFailed {
+			t.Fatalf("sync %+v, %v", r, err)
+		}
+		s := w.status()
+		if s.LastFetch.OK || s.NextFetch == nil || !strings.Contains(s.Message, "next try at") || s.Sync != report.Synced {
+			t.Errorf("status %+v", s)
+		}
+		before := w.src.fetches
+		after(time.Hour)
+		if n := w.src.fetches - before; n < 10 || n > 25 {
+			t.Errorf("%d looks in an hour at a source that is down", n)
+		}
+		w.rt.Kill(w.idOf("web"))
+		w.wantRunning("web")
+		w.src.fail(nil)
+		w.push(containers("", "db", "web"))
+		w.wantRunning("db", "web")
+		if s := w.status(); !s.LastFetch.OK || s.Sync != report.Synced {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestRebootWithoutNetwork(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "db", "web"))
+		w.start()
+		w.wantRunning("db", "web")
+		w.stop()
+		w.rt.Reboot()
+		w.src.hang = make(chan struct{}) // the network never comes
+		w.start()
+		defer w.stop()
+		w.wantRunning("db", "web")
+	})
+}
+
+func TestDependencyIsStartedFirst(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		release := w.rt.Pause(fake.OpStart, rtName("db"))
+		w.push(merge(containers("", "db"), containers("  dependsOn: [db]\n", "web")))
+		w.start()
+		defer w.stop()
+		w.wantRunning()
+		calls := w.rt.Calls()
+		prepared := false
+		for _, c := range calls {
+			prepared = prepared || c.Op == fake.OpPrepare && c.Name == rtName("web")
+			if c.Op == fake.OpCreate && c.Name == rtName("web") {
+				t.Error("web was created before db ran")
+			}
+		}
+		if !prepared {
+			t.Error("web was not prepared while it waited")
+		}
+		release()
+		w.wantRunning("db", "web")
+	})
+}
+
+func TestFailedDependencyHoldsDependent(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpStart, rtName("db"), 1, errors.New("cannot start"))
+		w.push(merge(containers("", "db"), containers("  dependsOn: [db]\n", "web"), containers("", "other")))
+		w.start()
+		defer w.stop()
+		w.wantRunning("other")
+		if r := w.row("web"); r.Reason != "DependencyNotReady" || !strings.Contains(r.Message, "db") {
+			t.Errorf("web %+v", r)
+		}
+		after(12 * time.Second)
+		w.wantRunning("db", "other", "web")
+	})
+}
+
+func TestAtMostAShareIsReplacedAtATime(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+		w.push(containers("", names...))
+		w.start()
+		defer w.stop()
+		w.wantRunning(names...)
+		release := make([]func(), 0, len(names))
+		for _, n := range names {
+			release = append(release, w.rt.Pause(fake.OpStart, rtName(n)))
+		}
+		w.push(containers("  env: {A: b}\n", names...))
+		if n := len(w.running()); n != 6 { // 25 % of 8 may be down
+			t.Errorf("%d of 8 run during the update, want 6", n)
+		}
+		for _, fn := range release {
+			fn()
+		}
+		w.wantRunning(names...)
+	})
+}
+
+func TestRestartVerb(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		before := w.row("web")
+		if err := w.agent.Restart(t.Context(), before.FullName()); err != nil {
+			t.Fatal(err)
+		}
+		now := w.row("web")
+		if now.Pid == before.Pid || now.ID != before.ID || now.State != report.StateRunning {
+			t.Errorf("before %+v, now %+v", before, now)
+		}
+		after(time.Hour)
+		if again := w.row("web"); again.Pid != now.Pid {
+			t.Error("restarted more than once")
+		}
+		var missing *NotFoundError
+		if err := w.agent.Restart(t.Context(), before.FullName()); err != nil {
+			t.Fatal(err)
+		}
+		other := before.FullName()
+		other.Name = "nothing"
+		if err := w.agent.Restart(t.Context(), other); !errors.As(err, &missing) {
+			t.Errorf("restart of nothing: %v", err)
+		}
+	})
+}
+
+func TestSecondAgentIsRefused(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		second, err := New(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var locked *journal.LockedError
+		if err := second.Run(context.Background()); !errors.As(err, &locked) || locked.Pid == 0 {
+			t.Errorf("second agent: %v", err)
+		}
+	})
+}
+
+func TestSyncOnce(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "db", "web"))
+		agent, err := New(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := agent.SyncOnce(t.Context())
+		if err != nil || r.Outcome != SyncConverged || r.Revision != w.src.head() {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		w.wantRunning("db", "web")
+		w.rt.Pause(fake.OpPrepare, rtName("new"))
+		w.push(containers("", "db", "new", "web"))
+		agent, err = New(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if r, err = agent.SyncOnce(ctx); err != nil || r.Outcome != SyncTimeout {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}

@@ -76,12 +76,12 @@ func hint(err error) string {
 		dns       *net.DNSError
 	)
 	switch {
-	case errors.As(err, &status):
-		return hintOfStatus(status.StatusCode)
 	case errors.Is(err, errPlainHTTP):
 		return "give the registry a certificate, or name it with --registry-mirror HOST=http://HOST if its network is trusted"
 	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &host), errors.As(err, &verify):
 		return "name the file with the registry's certificate authority with --registry-ca, and check the registry's host name and this server's clock"
+	case errors.As(err, &status):
+		return hintOfStatus(status.StatusCode)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return "the registry speaks plain HTTP: give it a certificate, or name it with --registry-mirror HOST=http://HOST if its network is trusted"
 	case errors.As(err, &dns):
@@ -113,6 +113,11 @@ func hintOfStatus(code int) string {
 // short makes of a registry's error what fits in one line: "404 Not Found: MANIFEST_UNKNOWN: manifest unknown".
 // URLs, which may carry signatures in their query, are left out.
 func short(err error) error {
+	var verify *tls.CertificateVerificationError
+	if errors.As(err, &verify) {
+		// On loopback plain HTTP is tried next, and that answer tells nothing.
+		return &shortError{verify.Error(), err}
+	}
 	var status *transport.Error
 	if errors.As(err, &status) {
 		text := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))

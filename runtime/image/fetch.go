@@ -81,7 +81,7 @@ func (src *source) fetch(ctx context.Context, l *lease, d v1.Descriptor, progres
 		progress(d.Size)
 		return nil
 	}
-	p := &partial{f: f, want: d, progress: progress}
+	p := &partial{f: f, want: d, pause: s.pause, progress: progress}
 	if err := p.restore(); err != nil {
 		return err
 	}
@@ -152,6 +152,7 @@ type partial struct {
 	hash     hash.Hash
 	have     int64
 	resumed  bool // bytes of an earlier process or try are in it
+	pause    time.Duration // after the first failure; it doubles
 	progress func(int64)
 }
 
@@ -218,7 +219,7 @@ func (p *partial) from(ctx context.Context, sess *session) error {
 		} else if failures++; failures >= fetchAttempts {
 			return err
 		}
-		wait := time.NewTimer(100 * time.Millisecond << failures)
+		wait := time.NewTimer(p.pause << failures)
 		select {
 		case <-ctx.Done():
 			wait.Stop()

@@ -108,7 +108,7 @@ func (s *Store) open(ctx context.Context, e endpoint) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	retrying := transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}))
+	retrying := transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: s.pause, Factor: 3, Jitter: 0.1, Steps: 3}))
 	rt, err := transport.NewWithContext(ctx, repo.Registry, creds.auth, transport.NewUserAgent(retrying, userAgent), []string{repo.Scope(transport.PullScope)})
 	sess := &session{endpoint: e, rt: rt, hint: creds.hint, done: base.CloseIdleConnections}
 	if err != nil {

@@ -58,6 +58,8 @@ type Store struct {
 	fetches   flights
 	unpacking flights
 
+	// pause is how long a download that broke off waits before it goes on; it doubles.
+	pause time.Duration
 	// usage tells how many of 100 parts of the file system are in use.
 	usage func() (int, error)
 }
@@ -82,7 +84,7 @@ func Open(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.usage = s.diskUsage
+	s.usage, s.pause = s.diskUsage, 100*time.Millisecond
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -29,6 +30,7 @@ func newStore(t testing.TB, change ...func(*Options)) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.pause = time.Millisecond
 	return s
 }
 

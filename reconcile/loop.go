@@ -42,6 +42,7 @@ type loop struct {
 	wake      time.Time
 	flights   map[manifest.Name]*flight
 	syncs     []*syncWaiter
+	downs     []chan struct{} // closed when no step is in flight any more
 	secrets   secretReader
 	images    imageState
 	warnings  map[string]string // by what they are about
@@ -90,6 +91,7 @@ func (l *loop) stop() {
 	}
 	l.flush()
 	l.endSyncs(SyncResult{Outcome: SyncFailed, Message: ErrNotRunning.Error()})
+	l.answerDowns()
 	l.publish()
 	l.a.events.close()
 }
@@ -176,6 +178,7 @@ func (l *loop) turn(ctx context.Context) {
 	l.openGates()
 	l.publish()
 	l.answerSyncs()
+	l.answerDowns()
 	l.a.counters.observe(time.Since(started), "ok")
 }
 
@@ -189,6 +192,10 @@ func (l *loop) cannotList(err error) {
 // decide computes what to do. A newer set comes into force here, unless a guard says no; set is the one that the steps
 // are for.
 func (l *loop) decide(now time.Time) (p plan.Plan, set *manifest.Set) {
+	if l.state.Down {
+		l.blocked = ""
+		return plan.Plan{}, nil
+	}
 	if c := l.candidate; c != nil && !l.state.Suspended && c != l.state.Accepted {
 		in := l.input(*c, now)
 		in.Ancestry = l.ancestry

@@ -123,6 +123,7 @@ func (a *Agent) suspend(ctx context.Context, on bool) error {
 			return nil
 		}
 		l.state.Suspended = on
+		l.state.Down = l.state.Down && on
 		l.dirty = true
 		word, message := "Resumed", "syncing goes on"
 		if on {

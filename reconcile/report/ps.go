@@ -92,6 +92,9 @@ func subjects(v View) []*subject {
 		}
 	}
 	for _, o := range v.Observed {
+		if len(o.Spec.Origin) == 0 {
+			continue // not of our making
+		}
 		s := at(manifest.Name(o.Spec.Name))
 		s.instances = append(s.instances, o)
 	}

@@ -1,0 +1,49 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+
+	"reconciler/reconcile/journal"
+)
+
+// errDown is why a step in flight is told to end when everything is taken down.
+var errDown = errors.New("everything is being taken down")
+
+// Down suspends syncing and starts nothing more until Resume: also not what crashed or is gone, so that the caller can
+// take every container away. It returns when no step is in flight any more. It may be called again.
+func (a *Agent) Down(ctx context.Context) error {
+	landed := make(chan struct{})
+	err := a.ask(ctx, func(l *loop) error {
+		if !l.state.Down {
+			l.state.Down, l.state.Suspended = true, true
+			l.dirty = true
+			l.record(journal.Record{Type: journal.TypeVerb, Reason: "Down", Message: "everything is taken down; nothing starts until it is resumed"})
+		}
+		for _, f := range l.flights {
+			f.cancel(errDown)
+		}
+		l.downs = append(l.downs, landed)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-landed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// answerDowns tells those who wait for it that no step is in flight any more.
+func (l *loop) answerDowns() {
+	if len(l.flights) > 0 {
+		return
+	}
+	for _, landed := range l.downs {
+		close(landed)
+	}
+	l.downs = nil
+}

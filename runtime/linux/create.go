@@ -71,7 +71,7 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 			return failure(op, id, spec.Name, err)
 		}
 	}
-	e.record.Spec = spec
+	e.Spec = spec
 	return failure(op, id, spec.Name, r.state.writeRecord(e.record))
 }
 
@@ -82,6 +82,9 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 		return nil // never a container's
 	}
 	defer r.locks.lock(id)()
+	if err := ctx.Err(); err != nil {
+		return failure(op, id, runtime.Name{}, err)
+	}
 	e, err := r.state.read(id)
 	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		// A record that cannot be read must not keep a container for ever.

@@ -39,7 +39,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 		})
 	}
 	_ = group.Wait() // never an error: they are gathered in errs
-	if err := errors.Join(errs...); err != nil {
+	if err = errors.Join(errs...); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
 	r.sweep()
@@ -53,7 +53,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 	if err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
-	if err := errors.Join(r.roots.Close(), r.removeCgroups(), r.clearRunDir()); err != nil {
+	if err = errors.Join(r.roots.Close(), r.removeCgroups(), r.clearRunDir()); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
 	if !volumes {

@@ -37,7 +37,7 @@ func readHost() (host, error) {
 	if err != nil {
 		return host{}, err
 	}
-	if err := own.Load(); err != nil {
+	if err = own.Load(); err != nil {
 		return host{}, fmt.Errorf("read capabilities: %w", err)
 	}
 	supported, err := capability.ListSupported()
@@ -53,8 +53,8 @@ func readHost() (host, error) {
 	// On cgroup v2 libcontainer copes with a missing memory.swap.max itself.
 	h.SwapLimit = cgroups.IsCgroup2UnifiedMode()
 	if !h.SwapLimit {
-		_, err := os.Stat(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
-		h.SwapLimit = err == nil
+		_, statErr := os.Stat(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
+		h.SwapLimit = statErr == nil
 	}
 	if h.Mqueue, err = hasFileSystem("mqueue"); err != nil {
 		return host{}, err

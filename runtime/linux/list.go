@@ -24,12 +24,12 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 	// Read first, asked second: who is started in between is Running and known, not lost.
 	entries := make([]entry, 0, len(ids))
 	for _, id := range ids {
-		e, err := r.state.read(id)
-		if errors.Is(err, runtime.ErrNotFound) {
+		e, readErr := r.state.read(id)
+		if errors.Is(readErr, runtime.ErrNotFound) {
 			continue // half made or half removed
 		}
-		if err != nil {
-			return nil, failure(op, id, runtime.Name{}, err)
+		if readErr != nil {
+			return nil, failure(op, id, runtime.Name{}, readErr)
 		}
 		entries = append(entries, e)
 	}

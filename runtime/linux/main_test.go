@@ -85,7 +85,7 @@ func imageTree(t testing.TB) string {
 			{name: "data/notexec", content: "x", mode: 0o644},
 			{name: "tmp/", mode: 0o1777},
 		}
-		for _, applet := range strings.Fields("sh ls cat echo sleep id hostname env ip ps mount mknod nc dd head tail true false grep sed touch rm ping chroot kill stat wc tr test stty df") {
+		for applet := range strings.FieldsSeq("sh ls cat echo sleep id hostname env ip ps mount mknod nc dd head tail true false grep sed touch rm ping chroot kill stat wc tr test stty df") {
 			files = append(files, file{name: "bin/" + applet, link: "busybox"})
 		}
 		dir, err := os.MkdirTemp("", "rl-tree-")

@@ -20,6 +20,9 @@ import (
 // Prepare implements runtime.Runtime.
 func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inputs) (runtime.Prepared, error) {
 	op := "prepare container " + spec.Name.String()
+	if err := ctx.Err(); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
 	// What needs no download is refused first.
 	users, err := r.volumeUsers()
 	if err != nil {

@@ -29,11 +29,7 @@ func defaultSeccomp(arch, kernel string, caps []string) (*specs.LinuxSeccomp, er
 		if excluded(rule.Excludes, name, have, caps) || !included(rule.Includes, name, have, caps) {
 			continue
 		}
-		call := rule.LinuxSyscall
-		if rule.Name != "" {
-			call.Names = []string{rule.Name}
-		}
-		out.Syscalls = append(out.Syscalls, call)
+		out.Syscalls = append(out.Syscalls, rule.LinuxSyscall)
 	}
 	return &out, nil
 }

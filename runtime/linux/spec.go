@@ -74,8 +74,11 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 
 func ociNamespaces(network runtime.Network) []specs.LinuxNamespace {
 	namespaces := []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.IPCNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.CgroupNamespace},
 	}
 	if network != runtime.NetworkHost {
 		// libcontainer brings up the loopback interface of one it makes.

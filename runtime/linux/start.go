@@ -88,7 +88,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry)
 	}
 	started, err := client.Start(ctx, supervisor.StartRequest{
 		ID: e.ID, Bundle: root.Bundle, LogDir: r.state.dir(e.ID), Logs: e.Spec.Logs,
-		StopSignal: stopSignal(e.Spec, e.record.StopSignal),
+		StopSignal: stopSignal(e.Spec, e.StopSignal),
 	})
 	if err != nil {
 		// A supervisor that could not be asked may have started it all the same.
@@ -200,7 +200,7 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 		return failure(op, id, e.Spec.Name, err)
 	}
 	// No lock: a second Stop may shorten the grace of the first one.
-	_, err = client.Stop(ctx, id, stopSignal(e.Spec, e.record.StopSignal), grace)
+	_, err = client.Stop(ctx, id, stopSignal(e.Spec, e.StopSignal), grace)
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil // never started, or deleted since
 	}

@@ -168,9 +168,14 @@ func (c *container) spawn(spec *specs.Spec) error {
 	if err := c.save(); err != nil {
 		return err
 	}
+	setup, err := executableOf(pid)
+	if err != nil {
+		return err
+	}
 	if err := c.lc.Exec(); err != nil {
 		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
 	}
+	awaitExec(pid, setup)
 	if awake != nil {
 		// Until the init has blocked them, the kernel drops the signals of a process 1 that has no handlers, and a stop
 		// right after the start would wait for its whole grace. It closes the pipe then, or in its death.

@@ -114,3 +114,5 @@ func (c *agentClient) restart(ctx context.Context, name manifest.Name) error {
 func (c *agentClient) suspend(ctx context.Context) error { return ended("suspend", c.api.Suspend(ctx)) }
 
 func (c *agentClient) resume(ctx context.Context) error { return ended("resume", c.api.Resume(ctx)) }
+
+func (c *agentClient) down(ctx context.Context) error { return ended("down", c.api.Down(ctx)) }

@@ -48,8 +48,8 @@ func (a *app) runDown(ctx context.Context, opts downOptions) error {
 	client, err := a.agentClient(ctx)
 	switch {
 	case err == nil:
-		if err = client.suspend(ctx); err != nil {
-			return fmt.Errorf("suspend the agent: %w", err)
+		if err = client.down(ctx); err != nil {
+			return err
 		}
 	case !errors.Is(err, errNoAgent):
 		return err

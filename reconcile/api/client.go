@@ -141,6 +141,12 @@ func (c *Client) Resume(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/resume", nil, nil)
 }
 
+// Down suspends the agent and has it start nothing until Resume, also not what crashed or is gone. It returns when no
+// step is in flight any more.
+func (c *Client) Down(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/down", nil, nil)
+}
+
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	var out T
 	err := c.call(ctx, http.MethodGet, path, nil, &out)

@@ -36,6 +36,7 @@ type Agent interface {
 	Restart(ctx context.Context, name manifest.Name) error
 	Suspend(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Down(ctx context.Context) error
 }
 
 // Options are what a Server needs besides its agent.
@@ -117,6 +118,7 @@ func (s *Server) Handler(local bool) http.Handler {
 	write("/v1/restart", s.named(s.agent.Restart))
 	write("/v1/suspend", s.plain(s.agent.Suspend))
 	write("/v1/resume", s.plain(s.agent.Resume))
+	write("/v1/down", s.plain(s.agent.Down))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &Error{Message: r.Method + " " + r.URL.Path + ": no such endpoint", Reason: ReasonNotFound, Status: http.StatusNotFound})
 	})

@@ -37,6 +37,8 @@ type State struct {
 	// Approved are commits that somebody let through, oldest first.
 	Approved  []string
 	Suspended bool
+	// Down means that everything was taken down: nothing is started until syncing is resumed.
+	Down bool
 	// Node is the node name kept at first start.
 	Node      string
 	Histories map[manifest.Name]plan.History
@@ -69,6 +71,7 @@ type stateBody struct {
 	Rejected         Rejection                      `json:"rejected,omitzero"`
 	Approved         []string                       `json:"approved,omitempty"`
 	Suspended        bool                           `json:"suspended,omitempty"`
+	Down             bool                           `json:"down,omitempty"`
 	Node             string                         `json:"node,omitempty"`
 	Histories        map[manifest.Name]plan.History `json:"histories,omitempty"`
 	ImageDigests     map[string]string              `json:"imageDigests,omitempty"`
@@ -80,7 +83,7 @@ type stateBody struct {
 func (s State) body() stateBody {
 	b := stateBody{
 		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, Rejected: s.Rejected, Approved: s.Approved,
-		Suspended: s.Suspended, Node: s.Node, Histories: s.Histories, ImageDigests: s.ImageDigests,
+		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, ImageDigests: s.ImageDigests,
 		Images: s.Images, PreviousImages: s.PreviousImages,
 	}
 	if s.Accepted != nil {
@@ -171,7 +174,7 @@ func loadState(dir string, aside func(path string) string) (State, []string, err
 func fromBody(dir string, body stateBody, notes []string, aside func(string) string) (State, []string, error) {
 	s := State{
 		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, Rejected: body.Rejected,
-		Approved: body.Approved, Suspended: body.Suspended, Node: body.Node,
+		Approved: body.Approved, Suspended: body.Suspended, Down: body.Down, Node: body.Node,
 		Histories: body.Histories, ImageDigests: body.ImageDigests,
 		Images: body.Images, PreviousImages: body.PreviousImages,
 	}

@@ -146,10 +146,17 @@ func pidfdExit(pidfd *os.File) (status unix.WaitStatus, known bool) {
 		return 0, false
 	}
 	_ = conn.Control(func(fd uintptr) {
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(reapTimeout.Milliseconds()))
-		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err := unix.IoctlPidfdInfo(int(fd), &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-			status, known = unix.WaitStatus(info.Exit_code), true
+		// Newer kernels wake who waits for the hangup; for the others the wait is cut into growing pieces.
+		for wait := time.Millisecond; wait < reapTimeout; wait *= 2 {
+			info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+			if err := unix.IoctlPidfdInfo(int(fd), &info); err != nil {
+				return // an older kernel
+			}
+			if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+				status, known = unix.WaitStatus(info.Exit_code), true
+				return
+			}
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(wait.Milliseconds()))
 		}
 	})
 	return status, known

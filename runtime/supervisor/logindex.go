@@ -75,7 +75,7 @@ func parseRecord(b []byte) (record, error) {
 		offset: binary.LittleEndian.Uint64(b[16:]),
 		start:  binary.LittleEndian.Uint32(b[24:]),
 	}
-	if r.stream > 1 {
+	if r.stream > 1 || r.kind == kindChunk && r.offset > 1<<62 {
 		return record{}, errTorn
 	}
 	return r, nil

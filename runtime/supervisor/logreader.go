@@ -49,6 +49,7 @@ type logReader struct {
 	raw    [2]*os.File
 	at     int64    // how far the index is read
 	end    [2]int64 // how far each stream is
+	gap    bool     // what came before this segment was not read
 	begun  bool     // the first segment is open
 	run1   uint32   // the run that is being read
 	line   [2]partialLine
@@ -266,9 +267,7 @@ func (r *logReader) openSegment(seg uint64, gap bool) error {
 		}
 	}
 	r.seg, r.at, r.end = seg, 0, [2]int64{}
-	if gap {
-		r.line = [2]partialLine{{skip: true}, {skip: true}} // unless the header says otherwise
-	}
+	r.gap = gap
 	return nil
 }
 
@@ -322,10 +321,9 @@ func (r *logReader) apply(rec record) error {
 	switch rec.kind {
 	case kindHeader:
 		for i := range r.line {
-			if rec.flags&(1<<i) == 0 {
-				r.line[i].skip = false
-			}
+			r.line[i].skip = r.gap && rec.flags&(1<<i) != 0
 		}
+		r.gap = false
 	case kindChunk:
 		r.end[rec.stream] = int64(rec.offset) + int64(rec.length)
 		return r.readChunk(rec.stream, int64(rec.offset), int64(rec.length), rec.time)
@@ -333,7 +331,6 @@ func (r *logReader) apply(rec record) error {
 		if err := r.flushStream(rec.stream); err != nil {
 			return err
 		}
-		r.line[rec.stream].skip = true
 		return r.emit(LogEntry{
 			Time: unixNano(rec.time), Stream: streamOf(rec.stream),
 			Start: int(rec.start), Lost: int64(rec.offset),

@@ -17,6 +17,7 @@ type decoder struct {
 	origins map[*yaml.Node]string // files of nodes that are not of file
 	types   typeCache
 	later   []laterField
+	removes bool // null in a mapping takes an entry away, as in an override
 	// report is told what is wrong; unknown is told of fields that do not exist.
 	report  func(Problem)
 	unknown func(Problem)
@@ -128,8 +129,7 @@ func (d *decoder) spend(n *yaml.Node) bool {
 		return false
 	case len(d.path) > maxDepth:
 		d.over = true
-		d.path = d.path[:8]
-		d.problem(n, "nested more than %d levels deep", maxDepth)
+		d.report(Problem{Position: d.position(n), Field: fieldPath(d.path[:8]) + "…", Message: fmt.Sprintf("nested more than %d levels deep", maxDepth)})
 		return false
 	}
 	return true
@@ -285,6 +285,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value) {
 		switch {
 		case strings.ContainsRune(e.key.Value, 0):
 			d.problem(e.key, "must not hold a NUL byte")
+		case isNull(e.value) && d.removes:
 		case isNull(e.value):
 			d.problem(e.value, "has no value: write \"\" for an empty text, or take the line out")
 		default:

@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -135,7 +136,7 @@ func settable(p any) reflect.Value { return reflect.ValueOf(p).Elem() }
 
 // decoder returns a decoder for a document; unknown fields go to unknown.
 func (ld *loading) decoder(file string, unknown func(Problem), path ...segment) *decoder {
-	return &decoder{file: file, origins: ld.origins, types: ld.types, later: ld.later, report: ld.problems.add, unknown: unknown, path: path}
+	return &decoder{file: file, origins: ld.origins, types: ld.types, later: ld.later, report: ld.problems.add, unknown: unknown, path: slices.Clone(path)}
 }
 
 // kindOf checks apiVersion and kind; it returns "" and tells why where the document is not ours.

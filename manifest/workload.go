@@ -145,6 +145,7 @@ func (ld *loading) overrides(d *decoder, all []override, used []bool) bool {
 			continue
 		}
 		od := ld.decoder(d.file, unknown, segment{key: "spec"}, segment{key: "overrides"}, segment{index: i}, segment{key: "spec"})
+		od.removes = true
 		var spec Spec
 		od.value(o.Spec.Node, settable(&spec))
 		if od.over || o.Spec.Kind != yaml.MappingNode {
@@ -192,11 +193,11 @@ func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *varia
 func (ld *loading) merged(spec *yaml.Node, overrides []override, key variantKey, kind Kind) *yaml.Node {
 	out := spec
 	if key.defaults != nil {
-		out = merge(ld.defaultsFor(key.defaults, kind), spec, nil)
+		out = merge(ld.defaultsFor(key.defaults, kind), spec, nil, false)
 	}
 	for i, o := range overrides {
 		if key.overrides[i] == '1' && o.Spec.Node != nil {
-			out = merge(out, o.Spec.Node, nil)
+			out = merge(out, o.Spec.Node, nil, true)
 		}
 	}
 	return out
@@ -213,9 +214,9 @@ func (ld *loading) defaultsFor(defaults *yaml.Node, kind Kind) *yaml.Node {
 	return out
 }
 
-// merge returns base with over on top: mappings merge, null removes, everything else replaces. Neither is changed, and
-// every value keeps its position. path is that of the two in the spec.
-func merge(base, over *yaml.Node, path []string) *yaml.Node {
+// merge returns base with over on top: mappings merge, null removes where an override says so, everything else
+// replaces. Neither is changed, and every value keeps its position. path is that of the two in the spec.
+func merge(base, over *yaml.Node, path []string, nullRemoves bool) *yaml.Node {
 	out := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: base.Line, Column: base.Column}
 	if len(path) == 0 {
 		out.Line, out.Column = over.Line, over.Column
@@ -231,12 +232,12 @@ func merge(base, over *yaml.Node, path []string) *yaml.Node {
 		case ok:
 			o := overEntries[i]
 			delete(index, b.key.Value)
-			if isNull(o.value) {
+			if nullRemoves && isNull(o.value) {
 				continue
 			}
 			inner := append(path[:len(path):len(path)], b.key.Value)
 			if b.value.Kind == yaml.MappingNode && o.value.Kind == yaml.MappingNode && !isWhole(inner) && len(inner) < maxDepth {
-				out.Content = append(out.Content, o.key, merge(b.value, o.value, inner))
+				out.Content = append(out.Content, o.key, merge(b.value, o.value, inner, nullRemoves))
 			} else {
 				out.Content = append(out.Content, o.key, o.value)
 			}
@@ -247,7 +248,7 @@ func merge(base, over *yaml.Node, path []string) *yaml.Node {
 		}
 	}
 	for _, o := range overEntries {
-		if _, left := index[o.key.Value]; left && !isNull(o.value) {
+		if _, left := index[o.key.Value]; left && (!nullRemoves || !isNull(o.value)) {
 			delete(index, o.key.Value)
 			out.Content = append(out.Content, o.key, o.value)
 		}

@@ -1,0 +1,380 @@
+package source_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"reconciler/reconcile/source"
+	"reconciler/reconcile/source/sourcetest"
+)
+
+// What people get wrong, over every transport where it can happen.
+func TestMistakes(t *testing.T) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			r := sourcetest.NewRepo(t)
+			good := w.cfg(t, r)
+
+			_, err := open(t, good).Fetch(t.Context())
+			refused(t, err, source.ErrEmptyRepository, "push a first commit to branch main")
+
+			r.CommitPush("one", sourcetest.Files{"a.yaml": "1", "deploy/b.yaml": "2"})
+			r.Git("push", "--quiet", "origin", "HEAD:refs/heads/feature/x", "HEAD:refs/heads/master")
+
+			cfg := good
+			cfg.Branch = "mian"
+			_, err = open(t, cfg).Fetch(t.Context())
+			refused(t, err, source.ErrBranchNotFound, "no branch mian", "feature/x, main, master", "--branch")
+
+			cfg = good
+			cfg.Path = "deplyo"
+			s := open(t, cfg)
+			_, err = s.Tree(t.Context(), fetch(t, s).Commit)
+			refused(t, err, source.ErrPathNotFound, `no directory "deplyo"`, "--path", "deploy")
+			cfg.Path = "deploy/b.yaml" // a file
+			s = open(t, cfg)
+			_, err = s.Tree(t.Context(), fetch(t, s).Commit)
+			refused(t, err, source.ErrPathNotFound)
+
+			cfg = good
+			cfg.URL += "-not"
+			_, err = open(t, cfg).Fetch(t.Context())
+			refused(t, err, source.ErrNotFound, "fleet.git-not", "check the")
+
+			s = open(t, good)
+			fetch(t, s)
+			_, err = s.Tree(t.Context(), strings.Repeat("0f", 20))
+			refused(t, err, source.ErrUnknownCommit)
+		})
+	}
+}
+
+func TestHTTPCredentials(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true, User: "deploy", Password: "s3cr3t-canary", Bearer: "b34r3r-canary"})
+	with := func(token string) source.Config {
+		cfg := source.Config{URL: h.Repo("fleet.git"), CAFile: h.CAFile}
+		if token != "" {
+			cfg.TokenFile = file(t, token)
+		}
+		return cfg
+	}
+	withUser := with("s3cr3t-canary")
+	withUser.Username = "deploy"
+	inURL := with("")
+	inURL.URL = strings.Replace(inURL.URL, "https://", "https://deploy:s3cr3t-canary@", 1)
+	for name, cfg := range map[string]source.Config{
+		"user and password": with("deploy:s3cr3t-canary\n"), "bearer": with("Bearer b34r3r-canary\n"),
+		"user by flag": withUser, "in the URL": inURL,
+	} {
+		s := open(t, cfg)
+		fetched(t, s, commit)
+		if strings.Contains(s.String()+s.RedactedURL(), "canary") {
+			t.Errorf("%s: %s shows the secret", name, s)
+		}
+	}
+
+	for name, cfg := range map[string]source.Config{"none": with(""), "wrong": with("wr0ng-canary"), "empty": with("\n"), "two lines": with("a\nb")} {
+		_, err := open(t, cfg).Fetch(t.Context())
+		refused(t, err, source.ErrAuth, "token")
+		if strings.Contains(err.Error()+source.Hint(err), "canary") {
+			t.Errorf("%s: the message shows the secret: %v", name, err)
+		}
+	}
+	gone := with("x")
+	gone.TokenFile += "-gone"
+	_, err := open(t, gone).Fetch(t.Context())
+	refused(t, err, source.ErrAuth, "no such file", "--git-token-file")
+
+	// A token that is replaced while the agent runs counts at once.
+	cfg := with("Bearer expired")
+	s := open(t, cfg)
+	if _, err := s.Fetch(t.Context()); !errors.Is(err, source.ErrAuth) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.TokenFile, []byte("Bearer b34r3r-canary"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fetched(t, s, commit)
+
+	// No secret is on the disk.
+	dir := t.TempDir()
+	inURL.StateDir = dir
+	fetched(t, open(t, inURL), commit)
+	err = filepath.Walk(dir, func(p string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			if b, _ := os.ReadFile(p); strings.Contains(string(b), "canary") {
+				t.Errorf("%s holds the secret", p)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true})
+	cfg := source.Config{URL: h.Repo("fleet.git")}
+	_, err := open(t, cfg).Fetch(t.Context())
+	refused(t, err, source.ErrCertificate, "unknown authority", "--git-ca-file")
+	cfg.CAFile = file(t, "nonsense")
+	s := open(t, cfg)
+	_, err = s.Fetch(t.Context())
+	refused(t, err, source.ErrCertificate, "no PEM certificate")
+	ca, err := os.ReadFile(h.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.CAFile, ca, 0o600); err != nil { // read at each use
+		t.Fatal(err)
+	}
+	fetched(t, s, commit)
+}
+
+// Credentials do not follow a redirect to another host.
+func TestRedirect(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	other := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	redirect := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		http.Redirect(w, req, strings.Replace(other.URL, "127.0.0.1", "localhost", 1)+req.URL.RequestURI(), http.StatusMovedPermanently)
+	}))
+	defer redirect.Close()
+	fetched(t, open(t, source.Config{URL: redirect.URL + "/fleet.git", TokenFile: file(t, "secret")}), commit)
+	for _, h := range other.Headers() {
+		if h.Get("Authorization") != "" {
+			t.Errorf("the other host got %q", h.Get("Authorization"))
+		}
+	}
+}
+
+// Servers that hang, lie, or break off.
+func TestServersThatMisbehave(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	hang := make(chan struct{})
+	defer close(hang)
+	wait := func(req *http.Request) {
+		select {
+		case <-hang:
+		case <-req.Context().Done():
+		}
+	}
+	cases := []struct {
+		name   string
+		wrap   func(next http.Handler) http.HandlerFunc
+		reason error
+	}{
+		{"hangs", func(http.Handler) http.HandlerFunc {
+			return func(_ http.ResponseWriter, req *http.Request) { wait(req) }
+		}, source.ErrUnreachable},
+		{"hangs in the list of branches", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000")
+				w.(http.Flusher).Flush()
+				wait(req)
+			}
+		}, source.ErrUnreachable},
+		{"hangs in the pack", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == http.MethodGet {
+					next.ServeHTTP(w, req)
+					return
+				}
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+				w.(http.Flusher).Flush()
+				wait(req)
+			}
+		}, source.ErrUnreachable},
+		{"breaks off in the pack", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == http.MethodGet {
+					next.ServeHTTP(w, req)
+					return
+				}
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+				w.(http.Flusher).Flush()
+				panic(http.ErrAbortHandler)
+			}
+		}, source.ErrUnreachable},
+		{"sends half a pack as if it were whole", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				n := rec.Body.Len()
+				if req.Method == http.MethodPost {
+					n /= 2
+				}
+				_, _ = w.Write(rec.Body.Bytes()[:n])
+			}
+		}, source.ErrUnreachable},
+		{"has a login page", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>\x1b[31mplease log in</html>") }
+		}, source.ErrProtocol},
+		{"has an endless page", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusBadGateway)
+				for i := range 1 << 12 {
+					if _, err := w.Write(make([]byte, 1<<12)); err != nil {
+						return
+					}
+					_ = i
+				}
+			}
+		}, source.ErrUnreachable},
+		{"is down", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+		}, source.ErrUnreachable},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			misbehave := false
+			h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
+				bad := c.wrap(next)
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					if misbehave {
+						bad(w, req)
+						return
+					}
+					next.ServeHTTP(w, req)
+				})
+			}})
+			cfg := source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond, StateDir: t.TempDir()}
+			s := open(t, cfg)
+			before := fetched(t, s, first)
+			second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2" + c.name})
+			defer func() {
+				r.Git("reset", "--quiet", "--hard", first)
+				r.Push()
+			}()
+			misbehave = true
+			start := time.Now()
+			_, err := s.Fetch(t.Context())
+			refused(t, err, c.reason)
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("it took %s to give up", d)
+			}
+			if content(t, before, "a.yaml") != "1" {
+				t.Error("the revision before is not readable")
+			}
+			fresh := cfg
+			fresh.StateDir = t.TempDir()
+			_, err = open(t, fresh).Fetch(t.Context())
+			refused(t, err, c.reason)
+			for _, dir := range []string{cfg.StateDir, fresh.StateDir} {
+				if torn, _ := filepath.Glob(filepath.Join(dir, "repo.git*", "objects", "pack", "tmp_*")); len(torn) > 0 {
+					t.Errorf("left behind: %v", torn)
+				}
+			}
+			misbehave = false
+			fetched(t, s, second)
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := sourcetest.SSHD(t, sourcetest.SSHOptions{})
+	for _, url := range []string{"http://" + addr + "/x.git", "ssh://" + addr + "/x.git", "https://user:canary@host.invalid/x.git"} {
+		cfg := source.Config{URL: url, Timeout: 2 * time.Second}
+		if strings.HasPrefix(url, "ssh") {
+			cfg.SSHKey, cfg.KnownHosts = d.Key, d.KnownHosts
+		}
+		_, err := open(t, cfg).Fetch(t.Context())
+		refused(t, err, source.ErrUnreachable)
+		if strings.Contains(err.Error(), "canary") {
+			t.Errorf("secret in %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := open(t, source.Config{URL: "http://" + addr + "/x.git"}).Fetch(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for url, words := range map[string]string{
+		"":                               "no repository given",
+		"git://example.com/x.git":        "neither encrypted nor authenticated",
+		"ftp://example.com/x.git":        `scheme "ftp" is not supported`,
+		"https://example.com":            "no path",
+		"https:///x.git":                 "no host",
+		"https://u:canary@exa mple/x":    "",
+		"https://u:canary%zz@example/x":  "",
+		"file://elsewhere/x.git":         "on this machine",
+		"https://example.com/x\x1b[31m":  "control character",
+		"http://u:canary@example.com/x":  "readable on the way",
+		"http://u:canary@10.0.0.1:80/x":  "readable on the way",
+		"http://u:canary@127.0.0.1.nip/": "",
+	} {
+		_, err := source.Open(source.Config{URL: url, StateDir: t.TempDir()})
+		refused(t, err, source.ErrConfig, words)
+		if strings.Contains(err.Error(), "canary") {
+			t.Errorf("secret in %v", err)
+		}
+	}
+	good := source.Config{URL: "https://example.com/x.git", StateDir: "/nowhere"}
+	for name, change := range map[string]func(c *source.Config){
+		"branch":    func(c *source.Config) { c.Branch = "a..b" },
+		"option":    func(c *source.Config) { c.Branch = "--upload-pack=x" },
+		"path":      func(c *source.Config) { c.Path = "../x" },
+		"interval":  func(c *source.Config) { c.Interval = time.Millisecond },
+		"timeout":   func(c *source.Config) { c.Timeout = -1 },
+		"state dir": func(c *source.Config) { c.StateDir = "" },
+		"ssh key":   func(c *source.Config) { c.SSHKey = "/x" },
+		"token":     func(c *source.Config) { c.URL = "ssh://git@example.com/x"; c.TokenFile = "/x" },
+		"http":      func(c *source.Config) { c.URL = "http://example.com/x"; c.TokenFile = "/x" },
+	} {
+		cfg := good
+		change(&cfg)
+		_, err := source.Open(cfg)
+		if !errors.Is(err, source.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, url := range []string{"git@github.com:org/fleet.git", "github.com:fleet", "ssh://git@h:22/x", "git+ssh://h/~me/x", "file:///x", "./x", "http://localhost/x"} {
+		if _, err := source.Open(source.Config{URL: url, StateDir: "/nowhere"}); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	_, err := open(t, source.Config{URL: "github.com/org/fleet"}).Fetch(t.Context())
+	refused(t, err, source.ErrNotFound, "https://")
+}
+
+// Errors come with what to do.
+func ExampleHint() {
+	_, err := source.Open(source.Config{URL: "http://deploy:secret@git.example.com/fleet.git", StateDir: "/var/lib/reconciler"})
+	fmt.Println(err)
+	fmt.Println("hint:", source.Hint(err))
+	// Output:
+	// open http://***@git.example.com/fleet.git: invalid source: credentials over http would be readable on the way to git.example.com
+	// hint: use https; http with credentials is only for this machine itself
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -165,31 +166,23 @@ func (c *computation) cancelUnwanted() {
 
 // identify returns a hash of everything that a plan says.
 func identify(p Plan) string {
-	type step struct {
-		Step
-		Digest, Image string
-		ID            runtime.ID
-		Remove        []Removal
-		Secrets       map[string]string
-	}
-	content := struct {
-		Plan  Plan
-		Steps []step
-	}{Plan: p}
-	content.Plan.Steps = nil
+	hash := sha256.New()
+	enc := json.NewEncoder(hash)
+	whole := p
+	whole.Steps = nil
+	err := enc.Encode(whole)
 	for _, s := range p.Steps {
 		image := ""
 		if s.Spec.Image != nil {
 			image = s.Spec.Image.Digest
 		}
-		content.Steps = append(content.Steps, step{s, s.Workload.Digest, image, s.ID, s.Remove, s.Spec.SecretDigests})
+		err = errors.Join(err, enc.Encode(s),
+			enc.Encode([]any{s.Workload.Digest, image, s.ID, s.Remove, s.Spec.SecretDigests}))
 	}
-	b, err := json.Marshal(content)
 	if err != nil { // only a time outside of the years 0 to 9999 does that
-		return ""
+		return "unidentified"
 	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(hash.Sum(nil)[:8])
 }
 
 // sortedKeys returns the keys of m in order.

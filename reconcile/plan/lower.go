@@ -151,7 +151,7 @@ func configFiles(w manifest.Workload, config, key string) (map[string][]byte, er
 	}
 	content, ok := data[key]
 	if !ok {
-		return nil, fmt.Errorf("Config %s has no key %s", config, key)
+		return nil, fmt.Errorf("no key %s in Config %s", key, config)
 	}
 	return map[string][]byte{key: content}, nil
 }

@@ -170,3 +170,6 @@ func (w *world) settle(check func(plan.Plan)) plan.Plan {
 	w.t.Fatalf("no end after %d plans; the last is %s", enough, render(w.compute()))
 	return plan.Plan{}
 }
+
+// computeOnly plans without looking at the runtime again.
+func (w *world) computeOnly() plan.Plan { return plan.Compute(w.in) }

@@ -136,8 +136,7 @@ func (r *Runtime) fault(op Op, name runtime.Name, id runtime.ID) error {
 			continue
 		}
 		f.times--
-		var e *runtime.Error
-		if errors.As(f.err, &e) {
+		if e, ok := errors.AsType[*runtime.Error](f.err); ok {
 			scripted := *e
 			scripted.ID, scripted.Name = id, name
 			return &scripted

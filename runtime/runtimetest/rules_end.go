@@ -17,14 +17,14 @@ const (
 
 func (s *suite) exitAndStartAgain() {
 	id := s.started(s.Exits(name("task"), 3))
-	c := s.until(id, runtime.StateExited)
+	c := s.untilExited(id)
 	s.exitCode(c, 3)
 	if c.Pid != 0 || c.Starts != 1 || c.Stopped || c.OOMKilled || c.FinishedAt.IsZero() || c.FinishedAt.Before(c.StartedAt) || c.Ran < 0 {
 		s.Errorf("exited container: pid %d, %d starts, stopped %v, OOM %v, from %v to %v, ran %v",
 			c.Pid, c.Starts, c.Stopped, c.OOMKilled, c.StartedAt, c.FinishedAt, c.Ran)
 	}
 	s.must("start again", s.Runtime.Start(s.ctx(), id))
-	if c = s.until(id, runtime.StateExited); c.Starts != 2 {
+	if c = s.untilExited(id); c.Starts != 2 {
 		s.Errorf("%d starts, want 2", c.Starts)
 	}
 	s.exitCode(c, 3)
@@ -33,7 +33,7 @@ func (s *suite) exitAndStartAgain() {
 func (s *suite) killed() {
 	id := s.started(s.Forever(name("web")))
 	s.Kill(s.T, s.status(id))
-	c := s.until(id, runtime.StateExited)
+	c := s.untilExited(id)
 	s.exitCode(c, sigkilled)
 	if c.Stopped || c.OOMKilled {
 		s.Errorf("killed from outside: stopped %v, OOM %v", c.Stopped, c.OOMKilled)
@@ -59,7 +59,7 @@ func (s *suite) stop() {
 
 func (s *suite) stopAfterExit() {
 	id := s.started(s.Exits(name("task"), 5))
-	s.until(id, runtime.StateExited)
+	s.untilExited(id)
 	s.must("stop", s.Runtime.Stop(s.ctx(), id, longGrace))
 	c := s.status(id)
 	s.exitCode(c, 5)
@@ -115,7 +115,7 @@ func (s *suite) remove() {
 	running := s.started(s.Stubborn(name("running")))
 	fresh := s.created(s.Forever(name("created")))
 	ended := s.started(s.Exits(name("ended"), 0))
-	s.until(ended, runtime.StateExited)
+	s.untilExited(ended)
 	for _, id := range []runtime.ID{running, fresh, ended} {
 		s.must("remove", s.Runtime.Remove(s.ctx(), id))
 		s.must("remove again", s.Runtime.Remove(s.ctx(), id))
@@ -216,7 +216,7 @@ func (s *suite) output() {
 		s.Skip("this runtime's output is not looked at here")
 	}
 	id := s.started(s.Prints(name("hello"), "one", "two"))
-	s.until(id, runtime.StateExited)
+	s.untilExited(id)
 	if got := strings.TrimSpace(s.Output(s.T, id)); got != "one\ntwo" {
 		s.Errorf("output is %q, want one and two", got)
 	}

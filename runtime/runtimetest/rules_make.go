@@ -136,7 +136,7 @@ func (s *suite) updateStopped() {
 		s.Errorf("update of a created container: %s at revision %q", got.State, got.Spec.Revision)
 	}
 	s.must("start", s.Runtime.Start(s.ctx(), id))
-	s.until(id, runtime.StateExited)
+	s.untilExited(id)
 	spec.Revision = "while exited"
 	s.must("update of exited", s.Runtime.Update(s.ctx(), id, spec))
 	if got := s.status(id); got.Spec.Revision != "while exited" || got.State != runtime.StateExited || got.Starts != 1 {

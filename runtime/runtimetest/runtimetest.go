@@ -159,21 +159,21 @@ func (s *suite) must(what string, err error) {
 	}
 }
 
-// until waits until the container with id is in a state, by looking again at each hint.
-func (s *suite) until(id runtime.ID, state runtime.State) runtime.Status {
+// untilExited waits until the container with id has exited, by looking again at each hint.
+func (s *suite) untilExited(id runtime.ID) runtime.Status {
 	s.Helper()
 	for {
 		c := s.status(id)
-		if c.State == state {
+		if c.State == runtime.StateExited {
 			return c
 		}
 		select {
 		case _, ok := <-s.hints:
 			if !ok {
-				s.Fatalf("container %s is %s: no hint that it became %s within %v", id, c.State, state, patience)
+				s.Fatalf("container %s is %s: no hint that it exited within %v", id, c.State, patience)
 			}
 		case <-s.ctx().Done():
-			s.Fatalf("container %s is %s: no hint that it became %s within %v", id, c.State, state, patience)
+			s.Fatalf("container %s is %s: no hint that it exited within %v", id, c.State, patience)
 		}
 	}
 }

@@ -1,0 +1,189 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/plan"
+	"reconciler/runtime"
+)
+
+// loaded returns the one workload of manifests, which may refer to the Config c and the Secret s.
+func loaded(t *testing.T, manifests string) manifest.Workload {
+	t.Helper()
+	const more = `
+---
+apiVersion: reconciler/v1
+kind: Config
+metadata: {name: c}
+data: {A: from c, B: from c, app.conf: "workers = 4\n", "1st": x}
+---
+apiVersion: reconciler/v1
+kind: Secret
+metadata: {name: s}
+spec: {fromDirectory: /etc/secrets/s}
+`
+	set, err := manifest.Load(fstest.MapFS{"app.yaml": {Data: []byte("apiVersion: reconciler/v1\nkind: Container\n" + manifests + more)}},
+		manifest.Revision{Commit: "aa"}, manifest.Node{Name: "n1", Labels: map[string]string{"zone": "north"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set.Workloads[0]
+}
+
+// TestLower shows what each field of a manifest comes to, as the JSON of the part of the spec that has it.
+func TestLower(t *testing.T) {
+	cases := []struct{ name, spec, field, want string }{
+		{"image", `image: web:1`, "image", `{"ref":"web:1","pullPolicy":"IfNotPresent"}`},
+		{"latest is looked up always", `image: web`, "image", `{"ref":"web","pullPolicy":"Always"}`},
+		{"capture", `capture: {paths: [/usr/bin/sh, {from: /etc/a, to: /b}]}`, "capture", `[{"from":"/usr/bin/sh","to":"/usr/bin/sh"},{"from":"/etc/a","to":"/b"}]`},
+		{"host name is the name", `image: w:1`, "hostname", `"web"`},
+		{"host name", `{image: w:1, hostname: other}`, "hostname", `"other"`},
+		{"network", `image: w:1`, "network", `"none"`},
+		{"host network", `{image: w:1, network: host, securityContext: {hostUsers: true}}`, "network", `"host"`},
+		{"limits", `{image: w:1, resources: {limits: {cpu: 250m, memory: 64Mi, pids: 20}}}`, "limits", `{"cpuMillis":250,"memory":67108864,"pids":20}`},
+		{"logs", `image: w:1`, "logs", `{"maxSize":10485760,"maxFiles":3}`},
+		{"grace", `image: w:1`, "stopGrace", fmt.Sprint(int64(10 * time.Second))},
+		{"no grace", `{image: w:1, terminationGracePeriodSeconds: 0}`, "stopGrace", `0`},
+		{"init", `{image: w:1, init: true}`, "init", `true`},
+		{
+			"mounts", `{image: w:1, mounts: [{path: /d, volume: data}, {path: /e, volume: both, shared: true, readOnly: true}, {path: /h, hostPath: /srv, readOnly: true}, {path: /t, tmpfs: 1Mi}]}`, "mounts",
+			`[{"path":"/d","volume":{"name":"data"}},{"path":"/e","readOnly":true,"volume":{"name":"both","shared":true}},{"path":"/h","readOnly":true,"hostPath":"/srv"},{"path":"/t","tmpfs":{"size":1048576}}]`,
+		},
+		{
+			"one key of a Config", `{image: w:1, mounts: [{path: /x, config: c, key: app.conf, mode: "0600"}]}`, "mounts",
+			`[{"path":"/x","readOnly":true,"files":{"name":"c","key":"app.conf","mode":384,"content":{"app.conf":"d29ya2VycyA9IDQK"}}}]`,
+		},
+		{
+			"secret", `{image: w:1, mounts: [{path: /x, secret: s}, {path: /y, secret: s, key: k}]}`, "mounts",
+			`[{"path":"/x","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","mode":420}},{"path":"/y","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","key":"k","mode":420}}]`,
+		},
+		{
+			"security", `{image: w:1, securityContext: {runAsUser: 0, runAsGroup: 5, supplementalGroups: [20], readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [CHOWN]}, seccompProfile: {type: Unconfined}}}`, "security",
+			`{"user":0,"group":5,"supplementalGroups":[20],"readOnlyRoot":true,"capAdd":["CHOWN"],"capDrop":["ALL"],"seccompUnconfined":true}`,
+		},
+		{"no security", `image: w:1`, "security", `{}`},
+		{
+			"env of every sort", `{image: w:1, env: {P: 8080, N: {node: name}, Z: {label: zone}, T: {secret: s, key: k}, C: {config: c, key: A}}}`, "env",
+			`[{"name":"C","value":"from c"},{"name":"N","value":"n1"},{"name":"P","value":"8080"},{"name":"T","secret":{"directory":"/etc/secrets/s","key":"k"}},{"name":"Z","value":"north"}]`,
+		},
+		{
+			"references", `{image: w:1, env: {A: "$(B)/$(D)", B: "b-$(ZONE)", ZONE: {label: zone}, PATH: "$(PATH):/x", E: "$$(A)"}}`, "env",
+			`[{"name":"A","value":"b-north/$(D)"},{"name":"B","value":"b-north"},{"name":"E","value":"$(A)"},{"name":"PATH","value":"$(PATH):/x"},{"name":"ZONE","value":"north"}]`,
+		},
+		{"command", `{image: w:1, command: [a, "$(N)", "$$(N)", "$(date)"], env: {N: "1"}}`, "command", `["a","1","$(N)","$(date)"]`},
+		{"args", `{image: w:1, args: ["$(A)"], envFrom: [{config: c}]}`, "args", `["from c"]`},
+		{
+			"whole Config, overruled by env", `{image: w:1, envFrom: [{config: c}], env: {B: mine}}`, "env",
+			`[{"name":"A","value":"from c"},{"name":"B","value":"mine"},{"name":"app.conf","value":"workers = 4\n"}]`,
+		},
+		{"whole Secret before a Config", `{image: w:1, envFrom: [{secret: s}, {config: c}]}`, "envFrom", `[{"secretDirectory":"/etc/secrets/s"}]`},
+		{
+			"whole Secret after a Config wins over it", `{image: w:1, envFrom: [{config: c}, {secret: s}]}`, "envFrom",
+			`[{"values":{"A":"from c","B":"from c","app.conf":"workers = 4\n"}},{"secretDirectory":"/etc/secrets/s"}]`,
+		},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			indented := strings.TrimSpace(c.spec)
+			if !strings.HasPrefix(indented, "{") {
+				indented = "{" + indented + "}"
+			}
+			spec, err := plan.Lower(loaded(t, "metadata: {name: web}\nspec: "+indented))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := json.Marshal(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var fields map[string]json.RawMessage
+			if err := json.Unmarshal(b, &fields); err != nil {
+				t.Fatal(err)
+			}
+			var got, want any
+			if err := json.Unmarshal(fields[c.field], &got); err != nil {
+				t.Fatalf("%s: %v in %s", c.field, err, b)
+			}
+			if err := json.Unmarshal([]byte(c.want), &want); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s is\n%s\nwant\n%s", c.field, fields[c.field], c.want)
+			}
+		})
+	}
+}
+
+func TestLowerKeepsWhatItWasMadeFrom(t *testing.T) {
+	w := loaded(t, "metadata: {name: web, labels: {app: web}}\nspec: {image: w:1, mounts: [{path: /c, config: c}]}")
+	spec, err := plan.Lower(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := manifest.DecodeWorkload(spec.Origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, w) || spec.OriginDigest != w.Digest || spec.Name != (runtime.Name{Namespace: "default", Name: "web"}) {
+		t.Errorf("origin is %+v, want %+v", got, w)
+	}
+	again, err := plan.Lower(got)
+	if err != nil || !reflect.DeepEqual(again, spec) {
+		t.Errorf("lowered from its origin it is %+v (%v), want %+v", again, err, spec)
+	}
+}
+
+func TestLowerRefuses(t *testing.T) {
+	env := func(vars map[string]string) manifest.Spec {
+		out := manifest.Spec{Image: "w:1", Env: map[string]manifest.EnvValue{}}
+		for k, v := range vars {
+			out.Env[k] = manifest.EnvValue{Value: v}
+		}
+		return out
+	}
+	secret := env(map[string]string{"URL": "db://u:$(PASSWORD)@h"})
+	secret.Env["PASSWORD"] = manifest.EnvValue{Secret: "s", Key: "p"}
+	bomb := map[string]string{"V0": strings.Repeat("x", 1000)}
+	for i := range 60 {
+		bomb[fmt.Sprintf("V%d", i+1)] = fmt.Sprintf("$(V%d)$(V%d)", i, i)
+	}
+	args := env(map[string]string{"V": strings.Repeat("x", 100_000)})
+	args.Args = []string{strings.Repeat("$(V)", 10_000)}
+	cases := []struct {
+		name string
+		spec manifest.Spec
+		want string
+	}{
+		{"circle", env(map[string]string{"A": "$(B)", "B": "$(C)", "C": "$(A)", "D": "$(A)"}), "A, B, C refer to each other in a circle"},
+		{"secret in a value", secret, "$(PASSWORD) refers to a Secret's key"},
+		{"doubling", env(bomb), "more than 2 MiB"},
+		{"large arguments", args, "more than 2 MiB"},
+		{"network of a later release", manifest.Spec{Image: "w:1", Network: "bridge"}, "spec.network: bridge is not supported yet"},
+		{"Config that is not there", manifest.Spec{Image: "w:1", Mounts: []manifest.Mount{{Path: "/a"}, {Path: "/x", Config: "gone"}}}, "spec.mounts[0]"},
+		{"Secret that is not there", manifest.Spec{Image: "w:1", Mounts: []manifest.Mount{{Path: "/x", Secret: "gone"}}}, "spec.mounts[0]: no Secret gone"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			w := workload(named("web"), c.spec)
+			w.Secrets = map[string]manifest.SecretSource{"s": {FromDirectory: "/etc/s"}}
+			_, err := plan.Lower(w)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error is %.300v, want one about %q", err, c.want)
+			}
+			world := newWorld(t)
+			world.want("c1", w)
+			world.in.Policy.AllowSecretPath = []string{"/"}
+			p := world.compute()
+			if len(p.Steps) != 0 || len(p.Held) != 1 || p.Held[0].Reason != plan.ReasonConfig {
+				t.Errorf("plan is %s", render(p))
+			}
+		})
+	}
+}

@@ -34,7 +34,7 @@ func Compute(in Input) Plan {
 			c.respectFlight(w)
 		}
 		c.cancelUnwanted()
-		p.Steps = append(p.Steps, c.order()...)
+		p.Steps = c.order()
 	}
 	p.Cancel = c.cancel
 	for _, w := range c.works {

@@ -25,7 +25,13 @@ func (c *computation) order() []Step {
 		}
 	}
 	gone = slices.DeleteFunc(gone, c.keptForRename)
-	return append(o.steps, c.orderRemovals(gone)...)
+	sorted := append(o.sorted, c.orderRemovals(gone)...)
+	steps := make([]Step, len(sorted))
+	for i, w := range sorted {
+		w.step.Name = w.name
+		steps[i] = *w.step
+	}
+	return steps
 }
 
 // keptForRename holds the removal of what was renamed while nothing can take its place.
@@ -44,9 +50,9 @@ func (c *computation) keptForRename(w *work) bool {
 }
 
 type ordering struct {
-	c     *computation
-	state map[*work]visit
-	steps []Step
+	c      *computation
+	state  map[*work]visit
+	sorted []*work
 }
 
 // visit is how far a walk along dependencies is with one name.
@@ -81,8 +87,7 @@ func (o *ordering) add(w *work) {
 		o.await(w, names)
 	}
 	if w.step != nil {
-		w.step.Name = w.name
-		o.steps = append(o.steps, *w.step)
+		o.sorted = append(o.sorted, w)
 	}
 }
 
@@ -151,7 +156,7 @@ func dependencies(w manifest.Workload) []manifest.Name {
 }
 
 // orderRemovals puts dependants before what they depend on, as far as the containers still say what that was.
-func (c *computation) orderRemovals(gone []*work) []Step {
+func (c *computation) orderRemovals(gone []*work) []*work {
 	dependants := map[manifest.Name][]manifest.Name{}
 	if len(gone) > 1 {
 		for _, w := range gone {
@@ -160,7 +165,7 @@ func (c *computation) orderRemovals(gone []*work) []Step {
 			}
 		}
 	}
-	var steps []Step
+	sorted := make([]*work, 0, len(gone))
 	state := map[manifest.Name]visit{}
 	var remove func(w *work)
 	remove = func(w *work) {
@@ -174,15 +179,14 @@ func (c *computation) orderRemovals(gone []*work) []Step {
 			}
 		}
 		state[w.name] = visited
-		w.step.Name = w.name
-		steps = append(steps, *w.step)
+		sorted = append(sorted, w)
 	}
 	for _, w := range gone {
 		if state[w.name] == 0 {
 			remove(w)
 		}
 	}
-	return steps
+	return sorted
 }
 
 func (c *computation) formerDependencies(w *work) []manifest.Name {

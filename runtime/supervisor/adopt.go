@@ -15,7 +15,7 @@ import (
 )
 
 // reapTimeout is how long to wait for a process that was killed, or for whoever collects it.
-const reapTimeout = 2 * time.Second
+const reapTimeout = 4 * time.Second
 
 // adopt takes over what an earlier supervisor left in the run directory.
 func (s *server) adopt() {
@@ -134,7 +134,7 @@ func (s *server) lost(c *container) {
 	c.destroy()
 	c.lc, c.exit = nil, &e
 	close(c.exited)
-	s.log.Warn("container ended unseen", "container", c.id, "known", e.Code != nil)
+	s.log.Warn("container ended unseen", "container", c.id, "code", e.codeText())
 }
 
 // pidfdExit asks the kernel how a process that was not our child ended (Linux 6.15). That is known only after its

@@ -162,7 +162,7 @@ func (c *container) finish() {
 	}
 	close(c.exited)
 	c.srv.publish(runtime.Event{Type: runtime.EventExited, ID: c.id, Time: finished})
-	c.srv.log.Info("container exited", "container", c.id, "code", code, "oom", e.OOMKilled)
+	c.srv.log.Info("container exited", "container", c.id, "code", e.codeText(), "oom", e.OOMKilled)
 }
 
 // collect gets the exit status of process 1.

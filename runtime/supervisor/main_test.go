@@ -284,11 +284,4 @@ func (e *env) awaitLine(req StartRequest, text string) {
 	e.Fatalf("%s never said %q: %v", req.ID, text, e.lines(req, LogOptions{}))
 }
 
-func code(n int) *int { return &n }
-
-func codeOf(e Exit) string {
-	if e.Code == nil {
-		return "unknown"
-	}
-	return strconv.Itoa(*e.Code)
-}
+func codeOf(e Exit) string { return e.codeText() }

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"reconciler/runtime"
@@ -58,6 +59,14 @@ type Exit struct {
 	Stopped    bool          `json:"stopped,omitempty"` // it was asked for with Stop
 	// Reason is runtime.ReasonSupervisorLost for an exit that nobody saw, else empty.
 	Reason string `json:"reason,omitempty"`
+}
+
+// codeText is the exit code for a log.
+func (e Exit) codeText() string {
+	if e.Code == nil {
+		return "unknown"
+	}
+	return strconv.Itoa(*e.Code)
 }
 
 // State is one container that the supervisor knows: started and not deleted.

@@ -95,6 +95,9 @@ func processes(instance, runDir string) (found []string, err error) {
 			continue
 		}
 		proc := filepath.Join("/proc", e.Name())
+		if ended(proc) {
+			continue // a zombie waits for its parent, which is nobody of ours: ours are gone or are found themselves
+		}
 		cg, err := os.ReadFile(filepath.Join(proc, "cgroup"))
 		if err != nil {
 			continue // it ended
@@ -108,6 +111,12 @@ func processes(instance, runDir string) (found []string, err error) {
 		}
 	}
 	return found, nil
+}
+
+func ended(proc string) bool {
+	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return err != nil || strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
 func name(proc string) string {

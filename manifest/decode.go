@@ -298,6 +298,15 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value) {
 	v.Set(out)
 }
 
+// entry decodes one field of a mapping, where it is there.
+func (d *decoder) entry(m *yaml.Node, name string, v reflect.Value) {
+	if n := child(m, name); n != nil && !isNull(n) {
+		d.push(name)
+		d.value(n, v)
+		d.pop()
+	}
+}
+
 // structure decodes a mapping into a struct. A field without a value counts as absent.
 func (d *decoder) structure(n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {

@@ -92,6 +92,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("apiVersion: reconciler/v1\nkind: CronJob\nmetadata: {name: n}\nspec: {schedule: '* * * * *', timeZone: UTC, script: {inline: x}}\n"))
 	f.Add([]byte("apiVersion: reconciler/v1\nkind: Config\nmetadata: {name: n}\ndata: {a: b}\nfiles: {c: ./x.yaml}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		watchdog := time.AfterFunc(20*time.Second, func() { panic("still loading after 20 s") })
+		defer watchdog.Stop()
 		files := fstest.MapFS{"x.yaml": &fstest.MapFile{Data: data, Mode: 0o644}}
 		sets, err := manifest.LoadAll(files, manifest.Revision{}, manifest.Node{Name: "n"})
 		if err != nil {

@@ -94,7 +94,7 @@ func TestSchemaRefusesWhatTheDecoderRefuses(t *testing.T) {
 		if s.Validate(doc) == nil {
 			t.Errorf("the schema takes %s", bad)
 		}
-		if _, err := Load(fstest.MapFS{"a.yaml": {Data: []byte(bad)}}, Revision{}, Node{Name: "n"}); err == nil {
+		if _, err := Load(fstest.MapFS{"a.yaml": {Data: []byte(bad)}}, Revision{}, Node{Name: "a"}); err == nil {
 			t.Errorf("the decoder takes %s", bad)
 		}
 	}

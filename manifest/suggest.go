@@ -3,6 +3,7 @@ package manifest
 import (
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // suggest returns the one of known that word was probably meant to be, or "".
@@ -32,7 +33,12 @@ func didYouMean(word string, known []string) string {
 
 // fold takes away what tells depends_on from dependsOn.
 func fold(s string) string {
-	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s))
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, s)
 }
 
 // otherNames knows what other tools call our fields.

@@ -61,18 +61,11 @@ func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
 		ld.unknownFields(unknown, true)
 		return
 	}
-	var choice struct {
-		NodeSelector map[string]Strings `json:"nodeSelector,omitempty"`
-		Overrides    []override         `json:"overrides,omitempty"`
-	}
-	d.push("spec")
+	var choice workloadSpec
 	// Everything else of the spec is decoded below, once for each variant.
-	sd := ld.decoder(file, func(p Problem) {
-		if strings.HasPrefix(p.Field, "spec.overrides") {
-			unknown = append(unknown, p)
-		}
-	}, d.path...)
-	sd.value(spec, settable(&choice))
+	sd := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) }, segment{key: "spec"})
+	sd.entry(spec, "nodeSelector", settable(&choice.NodeSelector))
+	sd.entry(spec, "overrides", settable(&choice.Overrides))
 
 	groups := make(map[variantKey][]*target)
 	var order []variantKey

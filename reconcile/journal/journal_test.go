@@ -137,8 +137,8 @@ func TestJournalIsBoundedAndKeepsHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.limit = 4096
-	for i := range 2000 {
+	s.limit = 16 << 10
+	for i := range 1200 {
 		c := fmt.Sprintf("commit-%04d", i)
 		err := s.append(false, []Record{
 			{Time: at(i), Type: TypeAccepted, Commit: c, Revision: revision(c)},
@@ -166,7 +166,7 @@ func TestJournalIsBoundedAndKeepsHistory(t *testing.T) {
 		t.Errorf("%d entries", len(entries))
 	}
 	for i, e := range entries {
-		if want := fmt.Sprintf("commit-%04d", 1999-i); e.Revision != want || e.Result != ResultApplied || len(e.Steps) != 1 {
+		if want := fmt.Sprintf("commit-%04d", 1199-i); e.Revision != want || e.Result != ResultApplied || len(e.Steps) != 1 {
 			t.Fatalf("entry %d: %+v, want %s", i, e, want)
 		}
 	}

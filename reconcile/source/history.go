@@ -1,10 +1,13 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 
 	"reconciler/manifest"
@@ -13,6 +16,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 )
 
 // Resolve returns the commit that a revision names: a full or abbreviated hash, a branch, a tag, HEAD~2, as git
@@ -76,8 +80,6 @@ func (s *store) named(revision string) (plumbing.Hash, error) {
 	switch {
 	case listErr != nil:
 		return h, listErr
-	case len(found) == 0 && err == nil:
-		return h, nil // go-git also looks into alternates
 	case len(found) == 0:
 		return h, fmt.Errorf("%w %q", ErrUnknownCommit, revision)
 	case len(found) > 1:
@@ -220,11 +222,25 @@ func (s *store) unshallow(cut map[plumbing.Hash]bool) error {
 func (s *store) commitsWithPrefix(prefix string) ([]plumbing.Hash, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	even := prefix[:len(prefix)&^1]
-	all, err := s.sto.HashesWithPrefix([]byte(hexBytes(even)))
+	even := []byte(hexBytes(prefix[:len(prefix)&^1]))
+	all, err := s.sto.HashesWithPrefix(even)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	// go-git leaves out what a clone borrows from another (git clone --shared).
+	lenders, err := dotgit.NewWithOptions(osfs.New(s.at.common), dotgit.Options{AlternatesFS: osfs.New("/")}).Alternates()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: alternates: %w", ErrCorrupt, err)
+	}
+	for _, lender := range lenders {
+		more, err := filesystem.NewObjectStorage(lender, cache.NewObjectLRU(cache.MiByte)).HashesWithPrefix(even)
+		if err != nil {
+			return nil, fmt.Errorf("%w: alternates: %w", ErrCorrupt, err)
+		}
+		all = append(all, more...)
+	}
+	slices.SortFunc(all, func(a, b plumbing.Hash) int { return bytes.Compare(a[:], b[:]) })
+	all = slices.Compact(all)
 	var found []plumbing.Hash
 	for _, h := range all {
 		if !strings.HasPrefix(h.String(), prefix) {

@@ -25,7 +25,7 @@ type place []any
 
 func at(steps ...any) place { return steps }
 
-func (p place) to(steps ...any) place { return append(p[:len(p):len(p)], steps...) }
+func (p place) to(steps ...any) place { return append(slices.Clip(p), steps...) }
 
 // find returns the node at p and, where it does not exist, its nearest parent.
 func (c *checker) find(p place) *yaml.Node {
@@ -87,8 +87,8 @@ func (c *checker) metadata(m metadata) Name {
 	if name.Namespace == "" {
 		name.Namespace = DefaultNamespace
 	}
-	switch {
-	case m.Name == "":
+	switch m.Name {
+	case "":
 		c.problem(at("metadata", "name"), "is missing")
 	default:
 		c.label(at("metadata", "name"), m.Name)

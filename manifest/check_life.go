@@ -230,7 +230,7 @@ func (c *checker) script(s *Spec) {
 	if hasFile {
 		if full, ok := c.repositoryFile(at("script", "file"), s.Script.File, false); ok {
 			s.Script.File = full
-			data, err := readBounded(c.tree, full, maxFileSize)
+			data, err := readBounded(c.tree, full)
 			if err != nil {
 				c.problem(at("script", "file"), "%s cannot be read: %s", quote(full), withoutPath(err))
 			}

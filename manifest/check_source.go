@@ -83,8 +83,7 @@ func (c *checker) repositoryFile(p place, ref string, wantDir bool) (string, boo
 }
 
 func withoutPath(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err
 	}
 	return err

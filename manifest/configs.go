@@ -6,11 +6,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Limits on the content of Configs.
-const (
-	maxConfigFile = 1 << 20  // bytes of one file
-	maxContents   = 64 << 20 // bytes of all files that are read for one commit
-)
+// maxContents bounds the bytes of all files of Configs that are read for one commit; each is bounded by maxFileSize.
+const maxContents = 64 << 20
 
 // config is a Config of the repository. Files are read when a workload first uses them.
 type config struct {
@@ -92,7 +89,7 @@ func (ld *loading) contentOf(c *config, key string) []byte {
 	}
 	b := []byte(c.data[key])
 	if name, isFile := c.files[key]; isFile {
-		data, err := readBounded(ld.tree, name, maxConfigFile)
+		data, err := readBounded(ld.tree, name)
 		if ld.contents += int64(len(data)); err == nil && ld.contents > maxContents {
 			data, err = nil, fmt.Errorf("the files of all Configs together are larger than %s", Bytes(maxContents))
 		}

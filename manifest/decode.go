@@ -208,7 +208,7 @@ func (d *decoder) scalar(n *yaml.Node, want string) (string, bool) {
 }
 
 func (d *decoder) text(n *yaml.Node, v reflect.Value) {
-	enum, closed := v.Interface().(worder)
+	enum, closed := reflect.TypeAssert[worder](v)
 	want := "a text"
 	if closed {
 		want = "one of " + strings.Join(enum.words(), ", ")

@@ -121,7 +121,7 @@ func leafText(p reflect.Value) string {
 }
 
 func (df *differ) maps(field, plain string, a, b reflect.Value) {
-	show := func(m reflect.Value, key reflect.Value) string {
+	show := func(m, key reflect.Value) string {
 		v := m.MapIndex(key)
 		if !v.IsValid() {
 			return ""
@@ -143,7 +143,7 @@ func (df *differ) maps(field, plain string, a, b reflect.Value) {
 
 // slices compares lists whose items have an identity item by item, and others as a whole.
 func (df *differ) slices(field, plain string, a, b reflect.Value) {
-	if _, ok := reflect.Zero(a.Type().Elem()).Interface().(identified); !ok {
+	if _, ok := reflect.TypeAssert[identified](reflect.Zero(a.Type().Elem())); !ok {
 		df.change(field, listText(a), listText(b), classOf(df.classes, plain))
 		return
 	}

@@ -37,8 +37,10 @@ func TestHostileFiles(t *testing.T) {
 		"loop":          {loopedEnv, "x.yaml"},
 		"merge loop":    {head + "spec: &s\n  <<: *s\n  image: a\n", "merges too much"},
 		"many values":   {head + "spec: {image: a, args: [" + strings.Repeat("a,", 300_000) + "]}\n", "more than 200000 values"},
-		"many manifests": {strings.Repeat("--- {a: b}\n", 10_001),
-			"more than 10000 manifests"},
+		"many manifests": {
+			strings.Repeat("--- {a: b}\n", 10_001),
+			"more than 10000 manifests",
+		},
 		"unknown anchor": {head + "spec: *nobody\n", "unknown anchor"},
 		"tags":           {"!!python/object:os.system {}\n", "x.yaml"},
 	} {

@@ -34,6 +34,7 @@ func (ps *problems) add(p Problem) { ps.addOn(p, "") }
 
 // addOn adds a problem that exists on one node; the same one on several nodes is told once.
 func (ps *problems) addOn(p Problem, node string) {
+	p.Message = visible(p.Message)
 	i, ok := ps.seen[p.key()]
 	if !ok {
 		if len(ps.errors) >= maxProblems {
@@ -50,6 +51,7 @@ func (ps *problems) addOn(p Problem, node string) {
 }
 
 func (ps *problems) warn(p Problem) {
+	p.Message = visible(p.Message)
 	if len(ps.warnings) < maxProblems && !slices.Contains(ps.warnings, p) {
 		ps.warnings = append(ps.warnings, p)
 	}
@@ -115,8 +117,7 @@ func Problems(err error) []Problem {
 	}
 	var out []Problem
 	for _, e := range all.Errors {
-		var p Problem
-		if errors.As(e, &p) {
+		if p, ok := errors.AsType[Problem](e); ok {
 			out = append(out, p)
 		}
 	}
@@ -129,6 +130,22 @@ func printable(s string) string {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// visible escapes what a terminal would act upon: names in messages are a stranger's.
+func visible(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // quote shows a stranger's text inside a message: quoted, and never long.

@@ -108,7 +108,7 @@ func (m *schemaMaker) root() object {
 
 // workloadSpec is the spec of one kind: the fields of other kinds are left out.
 func (m *schemaMaker) workloadSpec(kind Kind) object {
-	out := m.structure(reflect.TypeOf(workloadSpec{}))
+	out := m.structure(reflect.TypeFor[workloadSpec]())
 	props := out["properties"].(object)
 	for name := range props {
 		if kinds := fieldKinds(m.types, name); kinds != nil && !slices.Contains(kinds, kind) {
@@ -178,7 +178,7 @@ func (m *schemaMaker) value(t reflect.Type, field string) object {
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 		return object{"type": []string{"string", "number"}}
 	}
-	if w, ok := reflect.Zero(t).Interface().(worder); ok {
+	if w, ok := reflect.TypeAssert[worder](reflect.Zero(t)); ok {
 		return object{"enum": w.words()}
 	}
 	switch t.Kind() {

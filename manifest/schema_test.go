@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"path/filepath"
 	"reflect"
@@ -22,7 +23,7 @@ func compileSchema(t *testing.T) (*jsonschema.Schema, object) {
 		t.Fatal(err)
 	}
 	c := jsonschema.NewCompiler()
-	if err := c.AddResource("schema.json", doc); err != nil {
+	if err = c.AddResource("schema.json", doc); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.Compile("schema.json")
@@ -49,7 +50,7 @@ func TestSchemaTakesWhatTheDecoderTakes(t *testing.T) {
 			dec := yaml.NewDecoder(bytes.NewReader(f.Data))
 			for {
 				var doc any
-				if err := dec.Decode(&doc); err == io.EOF {
+				if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 					break
 				} else if err != nil {
 					t.Fatal(err)

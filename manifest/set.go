@@ -175,7 +175,7 @@ func DecodeWorkload(b []byte) (Workload, error) {
 }
 
 // Problem is one thing wrong with a manifest.
-type Problem struct {
+type Problem struct { //nolint:errname // users and other packages call it a problem; it is an error only for multierror
 	Position Position `json:"position"`
 	Field    string   `json:"field,omitempty"` // path such as spec.mounts[2].path
 	Message  string   `json:"message"`         // what is wrong, what is allowed, "did you mean"

@@ -150,7 +150,7 @@ data: {k: v}
 
 func TestPathsAreRewritten(t *testing.T) {
 	files := tree(map[string]string{
-		"deploy/app/a.yaml": container("a", "  image: oci:../../images/web:1.0\n") + "---\n" + container("b", "  image: docker-archive:./web.tar\n"),
+		"deploy/app/a.yaml":  container("a", "  image: oci:../../images/web:1.0\n") + "---\n" + container("b", "  image: docker-archive:./web.tar\n"),
 		"deploy/app/web.tar": "x", "images/web/oci-layout": "{}",
 	})
 	set, err := manifest.Loader{Path: "deploy"}.Load(files, manifest.Revision{}, manifest.Node{Name: "n"})

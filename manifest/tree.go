@@ -54,8 +54,7 @@ func files(tree fs.FS, dir string, ps *problems) []file {
 }
 
 func (w *walker) fail(name string, err error) {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathErr.Err
 	}
 	what := "cannot be read: " + err.Error()
@@ -93,7 +92,7 @@ func (w *walker) directory(dir string) {
 }
 
 func (w *walker) file(name string) {
-	data, err := readBounded(w.tree, name, maxFileSize)
+	data, err := readBounded(w.tree, name)
 	if err != nil {
 		w.fail(name, err)
 		return
@@ -108,7 +107,7 @@ func (w *walker) file(name string) {
 }
 
 func (w *walker) readIgnore(dir string) {
-	data, err := readBounded(w.tree, path.Join(dir, IgnoreFile), maxFileSize)
+	data, err := readBounded(w.tree, path.Join(dir, IgnoreFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -139,8 +138,8 @@ func trimSpaces(s string) string {
 // errTooLarge is wrapped by the error of a file that is over its limit.
 var errTooLarge = errors.New("too large")
 
-// readBounded reads a regular file of at most limit bytes.
-func readBounded(tree fs.FS, name string, limit int64) ([]byte, error) {
+// readBounded reads a regular file of at most maxFileSize.
+func readBounded(tree fs.FS, name string) ([]byte, error) {
 	f, err := tree.Open(name)
 	if err != nil {
 		return nil, err
@@ -153,15 +152,15 @@ func readBounded(tree fs.FS, name string, limit int64) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
-	if info.Size() > limit {
-		return nil, fmt.Errorf("%w: %s, the limit is %s", errTooLarge, Bytes(info.Size()), Bytes(limit))
+	if info.Size() > maxFileSize {
+		return nil, fmt.Errorf("%w: %s, the limit is %s", errTooLarge, Bytes(info.Size()), Bytes(maxFileSize))
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%w: the limit is %s", errTooLarge, Bytes(limit))
+	if len(data) > maxFileSize {
+		return nil, fmt.Errorf("%w: the limit is %s", errTooLarge, Bytes(maxFileSize))
 	}
 	return data, nil
 }

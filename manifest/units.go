@@ -191,7 +191,10 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (m FileMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // UnmarshalText parses what ParseBytes does.
-func (b *Bytes) UnmarshalText(text []byte) (err error) { *b, err = ParseBytes(string(text)); return err }
+func (b *Bytes) UnmarshalText(text []byte) (err error) {
+	*b, err = ParseBytes(string(text))
+	return err
+}
 
 // UnmarshalText parses what ParseMilliCPU does.
 func (c *MilliCPU) UnmarshalText(text []byte) (err error) {

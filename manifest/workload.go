@@ -228,7 +228,7 @@ func merge(base, over *yaml.Node, path []string, nullRemoves bool) *yaml.Node {
 			if nullRemoves && isNull(o.value) {
 				continue
 			}
-			inner := append(path[:len(path):len(path)], b.key.Value)
+			inner := append(slices.Clip(path), b.key.Value)
 			if b.value.Kind == yaml.MappingNode && o.value.Kind == yaml.MappingNode && !isWhole(inner) && len(inner) < maxDepth {
 				out.Content = append(out.Content, o.key, merge(b.value, o.value, inner, nullRemoves))
 			} else {

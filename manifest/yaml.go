@@ -15,7 +15,7 @@ import (
 
 // Limits on what a stranger's YAML can make us do.
 const (
-	maxFileSize  = 1 << 20 // bytes of one YAML file
+	maxFileSize  = 1 << 20 // bytes of one file
 	maxTotalSize = 64 << 20
 	maxManifests = 10_000
 	maxDepth     = 64      // levels of nesting in one document
@@ -75,8 +75,7 @@ func (e lineError) Error() string { return e.message }
 
 // syntaxProblem makes a Problem of an error of parseDocuments.
 func syntaxProblem(file string, err error) Problem {
-	var at lineError
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[lineError](err); ok {
 		return Problem{Position: Position{File: file, Line: at.line}, Message: at.message}
 	}
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
@@ -195,15 +194,6 @@ func child(m *yaml.Node, key string) *yaml.Node {
 		}
 	}
 	return nil
-}
-
-func keyOf(m *yaml.Node, key string) *yaml.Node {
-	for i := 0; m != nil && i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == key {
-			return m.Content[i]
-		}
-	}
-	return m
 }
 
 // whatIs names the sort of value that a person wrote.

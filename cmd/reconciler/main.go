@@ -32,9 +32,6 @@ func run(ctx context.Context, args []string, io streams) int {
 	a := &app{streams: io}
 	root := newRoot(a) //nolint:contextcheck // cobra hands the context to each verb
 	root.SetArgs(args)
-	root.SetIn(io.in)
-	root.SetOut(io.out)
-	root.SetErr(io.err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0

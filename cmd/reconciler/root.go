@@ -62,6 +62,9 @@ verbs share, in a file named by --config. The command line comes first, then the
 		}
 		return a.set.resolve()
 	}
+	root.SetIn(a.in)
+	root.SetOut(a.out) // before the completion command is made, which takes it from here
+	root.SetErr(a.err)
 	a.set.addGlobal(root.PersistentFlags())
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -143,9 +144,8 @@ func (s *settings) resolve() error {
 
 // percent reads "50%" or "50".
 func percent(flag, value string) (int, error) {
-	var n int
-	var rest string
-	if got, _ := fmt.Sscanf(value, "%d%s", &n, &rest); got == 0 || (rest != "" && rest != "%") || n < 0 || n > 100 {
+	n, err := strconv.Atoi(strings.TrimSuffix(value, "%"))
+	if err != nil || n < 0 || n > 100 {
 		return 0, withHint(fmt.Errorf("%s %q: not a share", flag, value), "write it in percent, such as 50%%")
 	}
 	return n, nil

@@ -30,7 +30,8 @@ type collector struct {
 	maxFiles int
 
 	entries  map[string]entry // by absolute path inside
-	programs []string         // real paths of ELF files and scripts that were not looked into yet
+	programs []string         // real paths of files that were not looked into yet and must be able to run
+	others   []string         // such files of directories, where not all is meant to run on this server
 	looked   map[string]bool
 	libs     *libraries
 	bytes    int64
@@ -77,17 +78,31 @@ func (c *collector) collect(ctx context.Context, paths []runtime.Path) error {
 		}
 	}
 	c.skeleton()
-	for len(c.programs) > 0 {
+	others := c.others
+	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		program := c.programs[0]
-		c.programs = c.programs[1:]
-		if err := c.needs(program); err != nil {
-			return err
+		var missing *missingError
+		switch {
+		case len(c.programs) > 0:
+			program := c.programs[0]
+			c.programs = c.programs[1:]
+			if err := c.needs(program); err != nil {
+				return err
+			}
+		case len(others) > 0:
+			program := others[0]
+			others = others[1:]
+			if err := c.needs(program); errors.As(err, &missing) {
+				c.warnings = append(c.warnings, err.Error())
+			} else if err != nil {
+				return err
+			}
+		default:
+			return nil
 		}
 	}
-	return nil
 }
 
 // ask takes a path that a manifest names.
@@ -162,7 +177,11 @@ func (c *collector) tree(ctx context.Context, from, to string) error {
 		}
 		target := path.Join(to, strings.TrimPrefix(p, from))
 		if info.Mode()&fs.ModeSymlink == 0 {
-			return c.file(p, target, info)
+			n := len(c.programs)
+			err := c.file(p, target, info)
+			c.others = append(c.others, c.programs[n:]...)
+			c.programs = c.programs[:n]
+			return err
 		}
 		link, err := os.Readlink(p)
 		if err != nil {

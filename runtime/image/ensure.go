@@ -83,7 +83,7 @@ func (s *Store) present(ctx context.Context, r Request, want runtime.Platform) (
 			return Image{}, false, err
 		}
 	}
-	if !runs(want, img.Platform) {
+	if img.Platform.Architecture != "" && !runs(want, img.Platform) {
 		return Image{}, false, fmt.Errorf("%w: %s is wanted, the image is for %s", errPlatform, platformString(want), platformString(img.Platform))
 	}
 	return img, true, s.name(full, img)

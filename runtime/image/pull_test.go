@@ -545,7 +545,9 @@ func TestRegistryErrors(t *testing.T) {
 			t.Errorf("%s: %v (%+v)", ref, err, e)
 		}
 	}
-	reg.setBend(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { w.WriteHeader(http.StatusTooManyRequests) })
+	reg.setBend(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
 	if _, err := s.Ensure(t.Context(), Request{Ref: reg.host + "/web:1"}); err == nil || runtime.IsPermanent(err) || !strings.Contains(runtime.HintOf(err), "mirror") {
 		t.Errorf("too many requests: %v (hint %q)", err, runtime.HintOf(err))
 	}
@@ -571,7 +573,7 @@ func TestProgressIsMonotonous(t *testing.T) {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
-	const size = 192 << 20
+	const size = 96 << 20
 	zeros := imagetest.Layer(t, zeroTar(t, size))
 	reg := newRegistry(t)
 	ref := reg.host + "/zeros:1"
@@ -581,7 +583,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	goruntime.ReadMemStats(&before)
 	ensure(t, newStore(t), ref)
 	goruntime.ReadMemStats(&after)
-	if got := after.TotalAlloc - before.TotalAlloc; got > 32<<20 {
+	if got := after.TotalAlloc - before.TotalAlloc; got > 24<<20 {
 		t.Fatalf("%d MiB were allocated for a layer of %d MiB", got>>20, size>>20)
 	}
 }

@@ -1,0 +1,193 @@
+package image
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"reconciler/runtime/image/imagetest"
+)
+
+// three pushes and pulls three images that share a layer, and returns them.
+func three(t *testing.T, s *Store, reg *testRegistry) [3]Image {
+	t.Helper()
+	base := imagetest.Layer(t, imagetest.Tar(file{Name: "base", Body: "base"}))
+	var images [3]Image
+	for i, text := range []string{"one", "two", "three"} {
+		ref := reg.host + "/" + text + ":1"
+		imagetest.Push(t, ref, imagetest.Image(t, v1.Config{}, base, imagetest.Layer(t, imagetest.Tar(file{Name: "hello", Body: text}))))
+		images[i] = ensure(t, s, ref)
+		h, _ := v1.NewHash(images[i].Digest)
+		used := time.Unix(1_700_000_000+int64(i), 0) // one is the oldest
+		if err := os.Chtimes(s.blobPath(h), used, used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return images
+}
+
+func stored(t *testing.T, s *Store) (layers, blobs int) {
+	t.Helper()
+	l, err := os.ReadDir(s.layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadDir(filepath.Join(s.images, "blobs/sha256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(l) - 1, len(b)
+}
+
+func TestPruneKeepsTheRoots(t *testing.T) {
+	s, reg := newStore(t), newRegistry(t)
+	images := three(t, s, reg)
+	p, err := s.Prune(t.Context(), []string{images[1].Digest, "sha256:nonsense"})
+	if err != nil || len(p.Images) != 2 || p.Layers != 2 || p.Blobs != 6 || p.Bytes <= 0 {
+		t.Fatalf("pruned %+v: %v", p, err)
+	}
+	if layers, blobs := stored(t, s); layers != 2 || blobs != 4 {
+		t.Fatalf("%d layers and %d blobs are left", layers, blobs)
+	}
+	if img, ok, err := s.Find("", images[1].Digest); !ok || err != nil || read(t, img, "base") != "base" {
+		t.Fatalf("the kept image is broken: %v", err)
+	}
+	if _, err := s.Prune(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if layers, blobs := stored(t, s); layers+blobs != 0 {
+		t.Fatalf("%d layers and %d blobs are left of nothing", layers, blobs)
+	}
+	leftovers(t, s)
+	ensure(t, s, images[0].Ref)
+}
+
+func TestRemove(t *testing.T) {
+	s, reg := newStore(t), newRegistry(t)
+	images := three(t, s, reg)
+	h, _ := v1.NewHash(images[0].Digest)
+	size, _ := s.blobSize(h)
+	if err := s.record("example.com/second/name:1", v1.Descriptor{Digest: h, Size: size, MediaType: "application/vnd.oci.image.manifest.v1+json"}, images[0].Platform); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Remove(t.Context(), images[0].Ref)
+	if err != nil || len(p.Images) != 0 || p.Blobs != 0 {
+		t.Fatalf("removed the content of an image with another name: %+v %v", p, err)
+	}
+	if _, err := s.Inspect(t.Context(), images[0].Ref); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("the name is still there: %v", err)
+	}
+	if img, err := s.Inspect(t.Context(), strings.TrimPrefix(images[0].Digest, "sha256:")[:12]); err != nil || img.Ref != "example.com/second/name:1" {
+		t.Fatalf("%+v %v", img, err)
+	}
+	if p, err = s.Remove(t.Context(), images[0].Digest); err != nil || len(p.Images) != 1 || p.Layers != 1 {
+		t.Fatalf("removed %+v: %v", p, err)
+	}
+	if _, err := s.Remove(t.Context(), "nothing:1"); !errors.Is(err, ErrNotFound) {
+		t.Fatal(err)
+	}
+	list, err := s.List(t.Context())
+	if err != nil || len(list) != 2 || list[0].Ref > list[1].Ref {
+		t.Fatalf("listed %+v: %v", list, err)
+	}
+}
+
+func TestCollectByDiskUse(t *testing.T) {
+	for name, c := range map[string]struct {
+		used []int // what the disk says, one after the other
+		keep int   // index of the image that is in use, or -1
+		gone []int
+	}{
+		"room enough":        {[]int{85}, -1, nil},
+		"one is enough":      {[]int{86, 86, 75}, -1, []int{0}},
+		"two":                {[]int{90, 90, 80, 70}, -1, []int{0, 1}},
+		"in use":             {[]int{90, 90, 80, 70}, 0, []int{1, 2}},
+		"others fill it":     {[]int{99, 99, 99, 99, 99}, 1, []int{0, 2}},
+		"rubbish was enough": {[]int{90, 70}, -1, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, reg := newStore(t), newRegistry(t)
+			images := three(t, s, reg)
+			s.usage = func() (int, error) {
+				u := c.used[0]
+				if len(c.used) > 1 {
+					c.used = c.used[1:]
+				}
+				return u, nil
+			}
+			var keep []string
+			if c.keep >= 0 {
+				keep = []string{images[c.keep].Digest}
+			}
+			p, err := s.Collect(t.Context(), keep, 85, 75)
+			if err != nil || len(p.Images) != len(c.gone) {
+				t.Fatalf("collected %+v: %v", p, err)
+			}
+			for i, g := range c.gone {
+				if p.Images[i].Digest != images[g].Digest {
+					t.Errorf("image %d went as number %d", g, i)
+				}
+			}
+		})
+	}
+	if used, err := newStore(t).diskUsage(); err != nil || used <= 0 || used > 100 {
+		t.Errorf("disk use %d: %v", used, err)
+	}
+}
+
+func TestPruneSparesWhatIsBeingPulled(t *testing.T) {
+	s, reg := newStore(t), newRegistry(t)
+	ref := reg.host + "/web:1"
+	img := randomImage(t, 50_000, 3)
+	imagetest.Push(t, ref, img)
+	reg.requests()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := layers[2].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached, proceed := make(chan struct{}), make(chan struct{})
+	reg.setBend(func(w http.ResponseWriter, q *http.Request, next http.Handler) {
+		if strings.HasSuffix(q.URL.Path, last.String()) {
+			close(reached)
+			<-proceed
+		}
+		next.ServeHTTP(w, q)
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Ensure(t.Context(), Request{Ref: ref})
+		done <- err
+	}()
+	<-reached
+	other, err := Open(s.opts) // as "reconciler image prune" would be
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Prune(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	close(proceed)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := count(reg.requests(), "GET /v2/web/blobs/"); n != 4 {
+		t.Fatalf("%d blobs were downloaded, want each of 4 once", n)
+	}
+	ensure(t, s, ref)
+	if _, err := other.Prune(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if layers, blobs := stored(t, s); layers+blobs != 0 {
+		t.Fatal("a lease outlived its pull")
+	}
+}

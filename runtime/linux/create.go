@@ -60,19 +60,26 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	if err != nil {
 		return failure(op, id, spec.Name, err)
 	}
-	if st, err := r.status(e, supervised); err != nil {
+	st, err := r.status(e, supervised)
+	if err != nil {
 		return failure(op, id, spec.Name, err)
-	} else if st.State == runtime.StateRunning && (spec.Limits != e.Spec.Limits || spec.Logs != e.Spec.Logs) {
-		client, err := r.supervise(ctx)
-		if err != nil {
-			return failure(op, id, spec.Name, err)
-		}
-		if err := client.Update(ctx, id, spec.Limits, spec.Logs); err != nil {
+	}
+	if st.State == runtime.StateRunning && (spec.Limits != e.Spec.Limits || spec.Logs != e.Spec.Logs) {
+		if err = r.apply(ctx, id, spec); err != nil {
 			return failure(op, id, spec.Name, err)
 		}
 	}
 	e.Spec = spec
 	return failure(op, id, spec.Name, r.state.writeRecord(e.record))
+}
+
+// apply changes what can be changed on a running container.
+func (r *Runtime) apply(ctx context.Context, id runtime.ID, spec runtime.Spec) error {
+	client, err := r.supervise(ctx)
+	if err != nil {
+		return err
+	}
+	return client.Update(ctx, id, spec.Limits, spec.Logs)
 }
 
 // Remove implements runtime.Runtime. Whatever is left of a container goes, also where its record is gone.
@@ -149,13 +156,15 @@ func (r *Runtime) sweep() {
 		var known []runtime.ID
 		for _, e := range entries {
 			dir := filepath.Join(r.state.containers(), e.Name())
-			if _, err := os.Lstat(filepath.Join(dir, specFile)); err == nil && e.Name()[0] != '.' {
-				known = append(known, runtime.ID(e.Name()))
-			} else if errors.Is(err, fs.ErrNotExist) || e.Name()[0] == '.' {
+			_, statErr := os.Lstat(filepath.Join(dir, specFile))
+			switch {
+			case e.Name()[0] == '.' || errors.Is(statErr, fs.ErrNotExist):
 				r.log.Info("sweeping what is left of a container", "path", dir)
-				if err := os.RemoveAll(dir); err != nil {
+				if err = os.RemoveAll(dir); err != nil {
 					r.log.Warn("cannot sweep leftovers", "path", dir, "err", err)
 				}
+			default:
+				known = append(known, runtime.ID(e.Name()))
 			}
 		}
 		ids, err := r.roots.IDs()
@@ -166,7 +175,7 @@ func (r *Runtime) sweep() {
 			if slices.Contains(known, id) || r.inKernel(id) {
 				continue
 			}
-			if err := r.roots.Teardown(id); err != nil {
+			if err = r.roots.Teardown(id); err != nil {
 				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
 			}
 		}

@@ -31,8 +31,8 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 	errs := make([]error, len(statuses))
 	for i, st := range statuses {
 		group.Go(func() error {
-			if err := r.Stop(ctx, st.ID, st.Spec.StopGrace); err != nil {
-				r.log.Warn("cannot stop a container, killing it", "container", st.ID, "err", err)
+			if stopErr := r.Stop(ctx, st.ID, st.Spec.StopGrace); stopErr != nil {
+				r.log.Warn("cannot stop a container, killing it", "container", st.ID, "err", stopErr)
 			}
 			errs[i] = r.Remove(ctx, st.ID)
 			return nil

@@ -78,7 +78,6 @@ func imageTree(t testing.TB) string {
 		}
 		files := []file{
 			{name: "bin/busybox", content: string(busybox), mode: 0o755},
-			{name: "bin/suid", content: string(busybox), mode: 0o4755},
 			{name: "etc/passwd", content: "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1001:Alice:/home/alice:/bin/sh\n", mode: 0o644},
 			{name: "etc/group", content: "root:x:0:\nalice:x:1001:\nwheel:x:10:alice\n", mode: 0o644},
 			{name: "srv/seed", content: "seed", mode: 0o644, uid: 1000},
@@ -88,7 +87,7 @@ func imageTree(t testing.TB) string {
 		for applet := range strings.FieldsSeq("sh ls cat echo sleep id hostname env ip ps mount mknod nc dd head tail true false grep sed touch rm ping chroot kill stat wc tr test stty df") {
 			files = append(files, file{name: "bin/" + applet, link: "busybox"})
 		}
-		dir, err := os.MkdirTemp("", "rl-tree-")
+		dir, err := os.MkdirTemp("", "rl-tree-") //nolint:usetesting // shared by every test, removed by TestMain
 		if err != nil {
 			trees.err = err
 			return
@@ -168,7 +167,7 @@ func newEnv(t testing.TB, change ...func(*linux.Config)) *env {
 	if _, err := os.Stat("/bin/busybox"); err != nil {
 		t.Skip("needs /bin/busybox (package busybox-static)")
 	}
-	dir, err := os.MkdirTemp("", "rl-") // short: a socket's path has 107 bytes
+	dir, err := os.MkdirTemp("", "rl-") //nolint:usetesting // t.TempDir is too long: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,10 +321,10 @@ func (e *env) output(id runtime.ID) string {
 
 func (e *env) exec(id runtime.ID, args ...string) (string, int) {
 	e.Helper()
-	var out bytes.Buffer
-	code, err := e.Exec(e.Context(), supervisor.ExecRequest{ID: id, Args: args}, nil, &out, &out)
+	var stdout, stderr bytes.Buffer
+	code, err := e.Exec(e.Context(), supervisor.ExecRequest{ID: id, Args: args}, nil, &stdout, &stderr)
 	if err != nil {
 		e.Fatalf("exec %v: %v", args, err)
 	}
-	return out.String(), code
+	return stdout.String() + stderr.String(), code
 }

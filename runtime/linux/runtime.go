@@ -113,16 +113,8 @@ func (r *Runtime) Exec(ctx context.Context, req supervisor.ExecRequest, stdin io
 	if err != nil {
 		return 0, failure(op, req.ID, runtime.Name{}, err)
 	}
-	if req.User != "" {
-		img, err := r.imageOf(rec)
-		if err != nil {
-			return 0, failure(op, req.ID, rec.Spec.Name, err)
-		}
-		user, err := img.LookUser(req.User)
-		if err != nil {
-			return 0, failure(op, req.ID, rec.Spec.Name, err)
-		}
-		req.User = fmt.Sprintf("%d:%d", user.UID, user.GID)
+	if req.User, err = r.numericUser(rec, req.User); err != nil {
+		return 0, failure(op, req.ID, rec.Spec.Name, err)
 	}
 	client, err := supervisor.Dial(ctx, r.supervisorConfig())
 	if errors.Is(err, supervisor.ErrNotRunning) {
@@ -133,6 +125,22 @@ func (r *Runtime) Exec(ctx context.Context, req supervisor.ExecRequest, stdin io
 	}
 	code, err := client.Exec(ctx, req, stdin, stdout, stderr)
 	return code, failure(op, req.ID, rec.Spec.Name, err)
+}
+
+// numericUser looks a user's name up in the container's image. Empty stays empty: the container's own.
+func (r *Runtime) numericUser(e entry, user string) (string, error) {
+	if user == "" {
+		return "", nil
+	}
+	img, err := r.imageOf(e)
+	if err != nil {
+		return "", err
+	}
+	u, err := img.LookUser(user)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d:%d", u.UID, u.GID), nil
 }
 
 // supervise returns a client of the instance's supervisor, which is started if it does not run.
@@ -166,7 +174,7 @@ func failure(op string, id runtime.ID, name runtime.Name, err error) error {
 	switch {
 	case e.Op == "":
 		e.Op = op
-	case err != error(inner):
+	case err.Error() != inner.Error():
 		e.Op, e.Err = op, err // somebody added words around it: keep them
 	}
 	return &e

@@ -97,7 +97,7 @@ func environment(spec runtime.Spec, cfg image.Config, home string) []string {
 }
 
 // placeholder stands for a secret in what is kept on disk.
-func placeholder(k runtime.SecretKey) string { return "<secret " + k.Directory + "/" + k.Key + ">" }
+func placeholder(k runtime.SecretKey) string { return "secret:" + k.Directory + "/" + k.Key }
 
 // withSecrets returns spec with the values of secrets in its environment, by the variable's name. What it returns must
 // never reach a disk.

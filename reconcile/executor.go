@@ -68,19 +68,19 @@ func (x *executor) bring(ctx context.Context, j job) (string, error) {
 		pinned.Digest = prepared.ImageDigest // what was prepared is what is made, whatever the tag means by then
 		spec.Image = &pinned
 	}
-	if err := x.wait(ctx, j); err != nil {
+	if err = x.wait(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
 	if j.step.Op == plan.OpReplace {
-		if err := x.switches.acquire(ctx); err != nil {
+		if err = x.switches.acquire(ctx); err != nil {
 			return prepared.ImageDigest, err
 		}
 		defer x.switches.release()
 	}
-	if err := x.takeAway(ctx, j); err != nil {
+	if err = x.takeAway(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
-	if err := x.starts.acquire(ctx); err != nil {
+	if err = x.starts.acquire(ctx); err != nil {
 		return prepared.ImageDigest, err
 	}
 	defer x.starts.release()

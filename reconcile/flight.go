@@ -46,9 +46,9 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 			step: step, commit: set.Revision.Commit, crashed: l.isCrash(step), started: time.Now(),
 			cancel: cancel, gate: make(chan struct{}),
 		}
-		job := job{step: step, commit: f.commit, gate: f.gate, running: l.isRunning(step.ID)}
+		todo := job{step: step, commit: f.commit, gate: f.gate, running: l.isRunning(step.ID)}
 		f.run = func() {
-			digest, err := l.exec.run(fctx, job)
+			digest, err := l.exec.run(fctx, todo)
 			if err != nil && fctx.Err() != nil {
 				err = &cancelledError{cause: context.Cause(fctx), err: err}
 			}

@@ -129,16 +129,15 @@ func (s *memSource) Watch(context.Context) (<-chan struct{}, error) { return s.h
 
 // world is an agent with everything around it in memory, but for its state directory.
 type world struct {
-	t       testing.TB
-	dir     string
-	src     *memSource
-	rt      *fake.Runtime
-	cfg     Config
-	loads   atomic.Int64
-	agent   *Agent
-	cancel  context.CancelFunc
-	ended   chan error
-	collect [][]string
+	t      testing.TB
+	dir    string
+	src    *memSource
+	rt     *fake.Runtime
+	cfg    Config
+	loads  atomic.Int64
+	agent  *Agent
+	cancel context.CancelFunc
+	ended  chan error
 }
 
 func newWorld(t testing.TB, dir string) *world {

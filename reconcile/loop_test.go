@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -108,8 +107,8 @@ func TestOneBadImageHoldsBackNobody(t *testing.T) {
 		if r.Reason != "ImagePullBackOff" || r.NextRetryAt == nil || r.Health != report.Degraded || !strings.Contains(r.Message, "401") {
 			t.Errorf("bad %+v", r)
 		}
-		if r := w.row("hangs"); r.State != report.StatePulling || r.Health != report.Progressing {
-			t.Errorf("hangs %+v", r)
+		if h := w.row("hangs"); h.State != report.StatePulling || h.Health != report.Progressing {
+			t.Errorf("hangs %+v", h)
 		}
 		release()
 		w.rt.Heal(rtName("bad"))
@@ -384,7 +383,7 @@ func TestFetchFailureDisturbsNothing(t *testing.T) {
 }
 
 func TestRebootWithoutNetwork(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(_ *testing.T, w *world) {
 		w.push(containers("", "db", "web"))
 		w.start()
 		w.wantRunning("db", "web")
@@ -454,77 +453,5 @@ func TestAtMostAShareIsReplacedAtATime(t *testing.T) {
 			fn()
 		}
 		w.wantRunning(names...)
-	})
-}
-
-func TestRestartVerb(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		w.push(containers("", "web"))
-		w.start()
-		defer w.stop()
-		before := w.row("web")
-		if err := w.agent.Restart(t.Context(), before.FullName()); err != nil {
-			t.Fatal(err)
-		}
-		now := w.row("web")
-		if now.Pid == before.Pid || now.ID != before.ID || now.State != report.StateRunning {
-			t.Errorf("before %+v, now %+v", before, now)
-		}
-		after(time.Hour)
-		if again := w.row("web"); again.Pid != now.Pid {
-			t.Error("restarted more than once")
-		}
-		var missing *NotFoundError
-		if err := w.agent.Restart(t.Context(), before.FullName()); err != nil {
-			t.Fatal(err)
-		}
-		other := before.FullName()
-		other.Name = "nothing"
-		if err := w.agent.Restart(t.Context(), other); !errors.As(err, &missing) {
-			t.Errorf("restart of nothing: %v", err)
-		}
-	})
-}
-
-func TestSecondAgentIsRefused(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		w.push(containers("", "web"))
-		w.start()
-		defer w.stop()
-		w.wantRunning("web")
-		second, err := New(w.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var locked *journal.LockedError
-		if err := second.Run(context.Background()); !errors.As(err, &locked) || locked.Pid == 0 {
-			t.Errorf("second agent: %v", err)
-		}
-	})
-}
-
-func TestSyncOnce(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		w.push(containers("", "db", "web"))
-		agent, err := New(w.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := agent.SyncOnce(t.Context())
-		if err != nil || r.Outcome != SyncConverged || r.Revision != w.src.head() {
-			t.Fatalf("%+v, %v", r, err)
-		}
-		w.wantRunning("db", "web")
-		w.rt.Pause(fake.OpPrepare, rtName("new"))
-		w.push(containers("", "db", "new", "web"))
-		agent, err = New(w.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if r, err = agent.SyncOnce(ctx); err != nil || r.Outcome != SyncTimeout {
-			t.Errorf("%+v, %v", r, err)
-		}
 	})
 }

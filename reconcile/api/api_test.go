@@ -96,25 +96,28 @@ func TestClientAndServer(t *testing.T) {
 	if err != nil || len(rows) != 1 || rows[0].State != report.StateRunning {
 		t.Errorf("ps %+v, %v", rows, err)
 	}
-	if d, err := c.Describe(ctx, name); err != nil || d.Source.File != "web.yaml" || d.Name != "web" {
+	d, err := c.Describe(ctx, name)
+	if err != nil || d.Source.File != "web.yaml" || d.Name != "web" {
 		t.Errorf("describe %+v, %v", d, err)
 	}
-	if p, err := c.Plan(ctx); err != nil || len(p.Steps) != 0 {
+	p, err := c.Plan(ctx)
+	if err != nil || len(p.Steps) != 0 {
 		t.Errorf("plan %+v, %v", p, err)
 	}
-	if h, err := c.History(ctx, &name); err != nil || len(h) != 1 || h[0].Result != "Applied" {
+	h, err := c.History(ctx, &name)
+	if err != nil || len(h) != 1 || h[0].Result != "Applied" {
 		t.Errorf("history %+v, %v", h, err)
 	}
-	if err := c.Suspend(ctx); err != nil {
+	if err = c.Suspend(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := c.Resume(ctx); err != nil {
+	if err = c.Resume(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := c.Restart(ctx, name); err != nil {
+	if err = c.Restart(ctx, name); err != nil {
 		t.Error(err)
 	}
-	if err := c.Retry(ctx, name); err != nil {
+	if err = c.Retry(ctx, name); err != nil {
 		t.Error(err)
 	}
 	full, err := c.Approve(ctx, "aaaaaaaa")
@@ -232,17 +235,18 @@ func TestNoAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(SocketPath(dir)); err != nil || info.Mode().Perm() != 0o600 {
+	info, err := os.Stat(SocketPath(dir))
+	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
-	if _, err := Listen(dir); err == nil {
+	if _, err = Listen(dir); err == nil {
 		t.Error("the socket of one that lives was taken over")
 	}
 	dead := l.(*socket)
-	if err := dead.UnixListener.Close(); err != nil { // as a killed agent does: the file stays
+	if err = dead.UnixListener.Close(); err != nil { // as a killed agent does: the file stays
 		t.Fatal(err)
 	}
-	if _, err := c.Status(t.Context()); !errors.Is(err, ErrNoAgent) {
+	if _, err = c.Status(t.Context()); !errors.Is(err, ErrNoAgent) {
 		t.Errorf("with a dead socket: %v", err)
 	}
 	if l, err = Listen(dir); err != nil {

@@ -97,7 +97,7 @@ func (c *Client) Events(ctx context.Context, name *manifest.Name, follow bool, f
 		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
 			return nil
 		} else if ctx.Err() != nil {
-			return nil //nolint:nilerr // the caller has seen enough
+			return nil // the caller has seen enough
 		} else if err != nil {
 			return fmt.Errorf("events: %w", err)
 		}

@@ -42,8 +42,7 @@ type errorBody struct {
 
 // asError says what a failure is in the words of the API.
 func asError(err error) *Error {
-	var own *Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*Error](err); ok {
 		return own
 	}
 	e := &Error{Message: err.Error(), Reason: ReasonInternal, Status: http.StatusInternalServerError}

@@ -71,10 +71,10 @@ func TestTornAtEveryByte(t *testing.T) {
 		if torn != (len(notes) == 1) {
 			t.Fatalf("cut at %d: notes %q", cut, notes)
 		}
-		if err := s.append(true, []Record{{Time: at(9), Type: TypeNote, Message: "after"}}); err != nil {
+		if err = s.append(false, []Record{{Time: at(9), Type: TypeNote, Message: "after"}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.close(); err != nil {
+		if err = s.file.Close(); err != nil {
 			t.Fatal(err)
 		}
 		got, damage, err := readSegments(log)
@@ -140,7 +140,7 @@ func TestJournalIsBoundedAndKeepsHistory(t *testing.T) {
 	s.limit = 16 << 10
 	for i := range 1200 {
 		c := fmt.Sprintf("commit-%04d", i)
-		err := s.append(false, []Record{
+		err = s.append(false, []Record{
 			{Time: at(i), Type: TypeAccepted, Commit: c, Revision: revision(c)},
 			{Time: at(i), Type: TypeIntent, Commit: c, Name: named("web"), Op: plan.OpReplace, Reason: "image changed"},
 			{Time: at(i), Type: TypeResult, Commit: c, Name: named("web"), Op: plan.OpReplace, Result: StepDone},
@@ -150,7 +150,7 @@ func TestJournalIsBoundedAndKeepsHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.close(); err != nil {
+	if err = s.close(); err != nil {
 		t.Fatal(err)
 	}
 	numbers, _ := listSegments(dir)

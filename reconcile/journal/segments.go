@@ -150,7 +150,7 @@ func (s *segments) rotate() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.file.Sync(), s.file.Close(), syncDir(s.dir)); err != nil {
+	if err = errors.Join(s.file.Sync(), s.file.Close(), syncDir(s.dir)); err != nil {
 		return errors.Join(err, next.Close())
 	}
 	s.file, s.number, s.size = next, s.number+1, 0

@@ -44,6 +44,9 @@ func (l *loop) startFetch(ctx context.Context) {
 	accepted := l.state.AcceptedRevision.Commit
 	l.wg.Go(func() {
 		got := l.a.look(ctx, known, accepted)
+		if got.err != nil && ctx.Err() != nil {
+			return // it did not fail: the agent stops
+		}
 		l.a.post(func(l *loop) { l.fetchEnded(got) })
 	})
 }

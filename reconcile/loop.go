@@ -96,46 +96,6 @@ func (l *loop) stop() {
 	l.a.events.close()
 }
 
-// watch passes hints on as tokens.
-func (l *loop) watch(ctx context.Context) {
-	l.wg.Go(func() {
-		hints, err := l.cfg.Runtime.Watch(ctx)
-		if err != nil {
-			l.log.Warn("cannot watch the containers, looking at every poll instead", "error", err)
-			return
-		}
-		for {
-			select {
-			case _, open := <-hints:
-				if !open {
-					return
-				}
-				l.a.poke()
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	l.wg.Go(func() {
-		hints, err := l.cfg.Source.Watch(ctx)
-		if err != nil {
-			l.log.Warn("cannot watch the source, looking at every poll instead", "error", err)
-			return
-		}
-		for {
-			select {
-			case _, open := <-hints: // a nil channel never fires
-				if !open {
-					return
-				}
-				l.a.post(func(l *loop) { l.fetch.wanted = true })
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
 // turn is one look at everything: what is asked, what is, what to do.
 func (l *loop) turn(ctx context.Context) {
 	started := time.Now()
@@ -159,6 +119,7 @@ func (l *loop) turn(ctx context.Context) {
 	l.listError, l.listFails = "", 0
 	l.noticeExits(observed)
 	l.observed = observed
+	l.recoverAccepted()
 	p, set := l.decide(started)
 	l.current = p
 	l.wakeAt(p.Wake)
@@ -292,7 +253,7 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	}
 	l.settled = commit + result
 	if result == journal.ResultApplied {
-		if l.state.Applied.Commit == commit && l.state.LastGood == set {
+		if l.state.Applied.Commit == commit && sameSet(l.state.LastGood, set) {
 			return false // known from before the agent was started
 		}
 		l.state.Applied, l.state.LastGood = set.Revision, set

@@ -96,6 +96,49 @@ func TestDamagedStateDisturbsNothing(t *testing.T) {
 	}
 }
 
+// With every file of the state gone and no network, what is here is still brought back after a reboot.
+func TestRebootWithoutStateAndNetwork(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "db", "web"))
+		w.start()
+		w.wantRunning("db", "web")
+		w.stop()
+		if err := os.RemoveAll(w.dir); err != nil {
+			t.Fatal(err)
+		}
+		w.rt.Reboot()
+		w.src.hang = make(chan struct{})
+		w.start()
+		defer w.stop()
+		w.wantRunning("db", "web")
+		id := w.idOf("web")
+		close(w.src.hang)
+		if s := w.status(); s.Sync != report.Synced || w.idOf("web") != id {
+			t.Errorf("when the network is back: %+v", s)
+		}
+		// The guards still know what was in force.
+		w.src.push("", containers("", "db", "web", "new"))
+		if s := w.status(); s.Sync != report.Blocked || s.Reason != "MovedBranch" {
+			t.Errorf("after the branch was moved: %+v", s)
+		}
+	})
+}
+
+func TestRestartedAgentRecordsNothingNew(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		for range 3 {
+			w.start()
+			w.wantRunning("web")
+			w.stop()
+		}
+		got, err := journal.Read(w.dir)
+		if err != nil || len(got.Records) != 4 { // accepted, intent, result, settled
+			t.Errorf("%d records, %v", len(got.Records), err)
+		}
+	})
+}
+
 func TestUnwritableStateKeepsContainersAlive(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.push(containers("", "web"))

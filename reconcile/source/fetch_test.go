@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -148,6 +149,53 @@ func TestWarmFetch(t *testing.T) {
 	fetched(t, s, second)
 	if got := h.Requests(); len(got) != 2 || got[1] != "POST /fleet.git/git-upload-pack" {
 		t.Errorf("one new commit cost %q", got)
+	}
+	if n := h.Connections(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// Readers, polls and questions about history at the same time.
+func TestConcurrent(t *testing.T) {
+	for _, w := range []way{ways[0], ways[3]} {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			r := sourcetest.NewRepo(t)
+			old := r.Commit("old", sourcetest.Files{"a.yaml": "0"})
+			first := r.CommitPush("first", sourcetest.Files{"a.yaml": "1", "b/c.yaml": "c", "big.bin": strings.Repeat("x", 2<<20)})
+			s := open(t, w.cfg(t, r))
+			fsys := tree(t, s, fetch(t, s).Commit)
+			done := make(chan struct{})
+			var readers sync.WaitGroup
+			for i := range 4 {
+				readers.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						for name, want := range map[string]int{"a.yaml": 1, "b/c.yaml": 1, "big.bin": 2 << 20} {
+							if b, err := fs.ReadFile(onlyOpen{fsys}, name); err != nil || len(b) != want {
+								t.Errorf("%s: %d bytes, %v", name, len(b), err)
+								return
+							}
+						}
+						if i == 0 {
+							if ok, err := s.Descends(t.Context(), old, first); !ok || err != nil {
+								t.Errorf("%v %v", ok, err)
+								return
+							}
+						}
+					}
+				})
+			}
+			for i := range 3 {
+				fetched(t, s, r.CommitPush("more", sourcetest.Files{"a.yaml": fmt.Sprint(i), "big.bin": sourcetest.Removed}))
+			}
+			close(done)
+			readers.Wait()
+		})
 	}
 }
 

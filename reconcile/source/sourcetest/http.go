@@ -3,6 +3,7 @@ package sourcetest
 import (
 	"crypto/subtle"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -21,9 +22,10 @@ type HTTPServer struct {
 	// CAFile holds the server's certificate (TLS only).
 	CAFile string
 
-	mu       sync.Mutex
-	requests []string
-	headers  []http.Header
+	mu          sync.Mutex
+	requests    []string
+	headers     []http.Header
+	connections int
 }
 
 // HTTPOptions say how GitHTTP serves.
@@ -65,15 +67,23 @@ func GitHTTP(tb testing.TB, root string, opts HTTPOptions) *HTTPServer {
 		s.mu.Unlock()
 		handler.ServeHTTP(w, r)
 	})
+	s.Server = httptest.NewUnstartedServer(recorded)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.mu.Lock()
+			s.connections++
+			s.mu.Unlock()
+		}
+	}
 	if opts.TLS {
-		s.Server = httptest.NewTLSServer(recorded)
+		s.StartTLS()
 		s.CAFile = filepath.Join(tb.TempDir(), "ca.pem")
 		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 		if err := writeFile(s.CAFile, block, 0o644); err != nil {
 			tb.Fatal(err)
 		}
 	} else {
-		s.Server = httptest.NewServer(recorded)
+		s.Start()
 	}
 	tb.Cleanup(func() {
 		s.CloseClientConnections()
@@ -109,6 +119,13 @@ func (s *HTTPServer) Requests() []string {
 	got := s.requests
 	s.requests = nil
 	return got
+}
+
+// Connections returns how many connections were made so far.
+func (s *HTTPServer) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.connections
 }
 
 // Headers returns the headers of all requests so far.

@@ -18,7 +18,7 @@ import (
 const reapTimeout = 4 * time.Second
 
 // adopt takes over what an earlier supervisor left in the run directory.
-func (s *server) adopt() {
+func (s *server) adopt(ctx context.Context) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		s.log.Error("cannot read run directory", "err", err)
@@ -36,18 +36,18 @@ func (s *server) adopt() {
 		}
 		c := newContainer(s, rec.Request)
 		c.rec = rec
-		s.adoptOne(c)
+		s.adoptOne(ctx, c)
 	}
 }
 
-func (s *server) adoptOne(c *container) {
+func (s *server) adoptOne(ctx context.Context, c *container) {
 	lc, err := libcontainer.Load(s.lcRoot, string(c.id))
 	if err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
 		s.log.Error("cannot load container", "container", c.id, "err", err)
 	}
 	c.lc = lc
 	if c.rec.Pid == 0 || (lc != nil && waitsToStart(lc)) {
-		s.abandon(c)
+		s.abandon(ctx, c)
 		return
 	}
 	s.containers[c.id] = c
@@ -74,14 +74,14 @@ func waitsToStart(lc *libcontainer.Container) bool {
 }
 
 // abandon removes a container whose start was not finished; its caller was told nothing.
-func (s *server) abandon(c *container) {
+func (s *server) abandon(ctx context.Context, c *container) {
 	if c.lc != nil {
 		if st, err := c.lc.State(); err == nil && st.InitProcessPid > 0 {
 			if pidfd, err := openPidfd(st.InitProcessPid); err == nil {
 				if ticks, alive, err := processStart(st.InitProcessPid); err == nil && alive && ticks == st.InitProcessStartTime {
 					_ = signalPidfd(pidfd, unix.SIGKILL)
-					ctx, cancel := context.WithTimeout(context.Background(), reapTimeout)
-					_ = waitPidfd(ctx, pidfd)
+					wait, cancel := context.WithTimeout(ctx, reapTimeout)
+					_ = waitPidfd(wait, pidfd)
 					cancel()
 				}
 				_ = pidfd.Close()

@@ -67,7 +67,7 @@ func inheritCpuset(root, dir string) error {
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 		value, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
-			return nil //nolint:nilerr // not a cpuset hierarchy of v1, whose root has these files
+			return nil // not a cpuset hierarchy of v1, whose root has these files
 		}
 		at := root
 		for part := range strings.SplitSeq(rel, "/") {

@@ -169,7 +169,7 @@ func (c *container) finish() {
 func (c *container) collect() (code *int, sig unix.Signal, reason string) {
 	if c.proc == nil { // not our child
 		if status, ok := pidfdExit(c.pidfd); ok {
-			return exitCode(unix.WaitStatus(status))
+			return exitCode(status)
 		}
 		return nil, 0, runtime.ReasonSupervisorLost
 	}

@@ -34,7 +34,7 @@ func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
 		return c, err
 	}
 	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err = os.MkdirAll(dir, 0o700); err != nil {
 			return nil, &runtime.Error{Op: "start the supervisor", Err: err}
 		}
 	}

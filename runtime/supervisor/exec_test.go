@@ -114,8 +114,8 @@ func TestExec(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 5 {
-			if _, _, _, err := exec(ExecRequest{Args: []string{"true"}}, "x"); err != nil {
-				t.Fatal(err)
+			if _, _, _, xerr := exec(ExecRequest{Args: []string{"true"}}, "x"); xerr != nil {
+				t.Fatal(xerr)
 			}
 		}
 		after, err := leak.FDs(v.Pid)
@@ -148,12 +148,14 @@ func TestExecTerminal(t *testing.T) {
 	said, w := io.Pipe()
 	sizes := make(chan Size)
 	var got strings.Builder
+	read := make(chan struct{})
 	go func() {
+		defer close(read)
 		buf := make([]byte, 256)
 		for step := 0; ; {
-			n, err := said.Read(buf)
+			n, rerr := said.Read(buf)
 			got.Write(buf[:n])
-			if err != nil {
+			if rerr != nil {
 				return
 			}
 			switch {
@@ -171,6 +173,7 @@ func TestExecTerminal(t *testing.T) {
 		Args: []string{"sh", "-c", "trap 'echo changed $(stty size)' WINCH; echo ready; until read x; do :; done; echo got $x; exit 3"},
 	}, in, w, nil)
 	_ = w.Close()
+	<-read
 	_ = in.Close()
 	if err != nil || code != 3 {
 		t.Errorf("%d %v", code, err)
@@ -190,7 +193,7 @@ func TestExecStdoutFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	if _, err := e.c.Exec(e.ctx(), ExecRequest{ID: req.ID, Args: []string{"echo", "hi"}, User: "1000"}, nil, f, f); err != nil {
+	if _, err = e.c.Exec(e.ctx(), ExecRequest{ID: req.ID, Args: []string{"echo", "hi"}, User: "1000"}, nil, f, f); err != nil {
 		t.Fatal(err)
 	}
 	st, err := f.Stat()

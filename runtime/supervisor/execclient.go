@@ -164,7 +164,7 @@ func (c *Client) execTTY(ctx context.Context, req ExecRequest, stdin io.Reader, 
 		closeFiles(files...)
 		return 0, &runtime.Error{Op: "execute in container", ID: req.ID, Err: errors.New("no terminal came")}
 	}
-	if err := unix.SetNonblock(int(files[0].Fd()), true); err != nil {
+	if err = unix.SetNonblock(int(files[0].Fd()), true); err != nil {
 		closeFiles(files...)
 		return 0, &runtime.Error{Op: "execute in container", ID: req.ID, Err: err}
 	}
@@ -180,8 +180,8 @@ func (c *Client) execTTY(ctx context.Context, req ExecRequest, stdin io.Reader, 
 	}
 	var copied sync.WaitGroup
 	copied.Go(func() {
-		_, err := io.Copy(stdout, struct{ io.Reader }{master}) // EIO when the last process has closed its side
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		_, cerr := io.Copy(stdout, struct{ io.Reader }{master}) // EIO when the last process has closed its side
+		if errors.Is(cerr, os.ErrDeadlineExceeded) {
 			drainPipe(master, stdout)
 		}
 	})

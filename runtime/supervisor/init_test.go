@@ -100,7 +100,7 @@ func TestInitInContainer(t *testing.T) {
 	})
 	t.Run("oom", func(t *testing.T) {
 		spec := e.initSpec("init-hog", "tail", "/dev/zero")
-		spec.Linux.Resources.Memory = memory(16 << 20)
+		spec.Linux.Resources.Memory = memory(64 << 20)
 		if exit := e.wait(e.startSpec("init-hog", spec)); codeOf(exit) != "137" || !exit.OOMKilled {
 			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
 		}

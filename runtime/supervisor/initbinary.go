@@ -6,6 +6,7 @@ package supervisor
 const void *reconciler_init_start(void);
 unsigned long reconciler_init_size(void);
 unsigned long reconciler_init_entry(void);
+// What they return is in init.c.
 */
 import "C"
 
@@ -41,7 +42,7 @@ func InitBinary(runDir string) (string, error) {
 		return "", &runtime.Error{Op: op, Err: err, Permanent: true}
 	}
 	path := initPath(runDir)
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, image) {
+	if have, rerr := os.ReadFile(path); rerr == nil && bytes.Equal(have, image) {
 		return path, nil
 	}
 	f, err := os.CreateTemp(runDir, ".init.*")
@@ -69,7 +70,7 @@ func initImage() ([]byte, error) {
 	start := C.reconciler_init_start()
 	code := unsafe.Slice((*byte)(start), size)
 	// Where the code stands within a page is kept: arm64 addresses by pages.
-	at := initPage + int(uintptr(unsafe.Pointer(start))%initPage)
+	at := initPage + int(uintptr(start)%initPage)
 	header := elf.Header64{
 		Ident:   [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
 		Type:    uint16(elf.ET_EXEC),

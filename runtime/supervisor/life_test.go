@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -176,7 +178,7 @@ func TestLimits(t *testing.T) {
 	e := newEnv(t)
 	t.Run("memory", func(t *testing.T) {
 		spec := e.spec("hog", "tail", "/dev/zero")
-		limit := int64(16 << 20)
+		limit := int64(64 << 20)
 		spec.Linux.Resources.Memory = memory(limit)
 		req := e.startSpec("hog", spec)
 		if exit := e.wait(req); codeOf(exit) != "137" || !exit.OOMKilled {
@@ -185,7 +187,7 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("memory of a child", func(t *testing.T) {
 		spec := e.spec("child-hog", "sh", "-c", "tail /dev/zero; echo child $?; exit 0")
-		spec.Linux.Resources.Memory = memory(16 << 20)
+		spec.Linux.Resources.Memory = memory(64 << 20)
 		req := e.startSpec("child-hog", spec)
 		if exit := e.wait(req); codeOf(exit) != "0" || exit.OOMKilled {
 			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
@@ -314,4 +316,98 @@ func TestStartFailures(t *testing.T) {
 			t.Error("no error")
 		}
 	})
+}
+
+// A command that gave up root may still open /dev/stdout by name, as many images' configurations do.
+func TestReopensOutput(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("reopen", "sh", "-c", "echo one > /dev/stdout; echo two > /proc/self/fd/2; id -u; [ -p /dev/stdin ] || cat")
+	spec.Process.User.UID = 1000
+	req := e.startSpec("reopen", spec)
+	if exit := e.wait(req); codeOf(exit) != "0" {
+		t.Errorf("exit %s", codeOf(exit))
+	}
+	got := e.lines(req, LogOptions{})
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"e:two", "o:1000", "o:one"}) {
+		t.Errorf("output %q", got)
+	}
+}
+
+// Without a pid namespace of its own nothing but us ends what process 1 leaves behind, and it holds the output open.
+func TestHostPidsLeaveNobody(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("hostpid", "sh", "-c", "sleep 4243 & echo started")
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	spec.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind", "ro"}}
+	req := e.startSpec("hostpid", spec)
+	if exit := e.wait(req); codeOf(exit) != "0" || exit.Ran > 10*time.Second {
+		t.Errorf("exit %s after %v", codeOf(exit), exit.Ran)
+	}
+	if got := e.lines(req, LogOptions{}); !slices.Equal(got, []string{"o:started"}) {
+		t.Errorf("output %q", got)
+	}
+}
+
+func TestSeccomp(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("filtered", "sh", "-c", "echo x > /tmp/x; kill -0 $$ || echo refused")
+	errno := uint(unix.EPERM)
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{{Names: []string{"kill"}, Action: specs.ActErrno, ErrnoRet: &errno}},
+	}
+	req := e.startSpec("filtered", spec)
+	e.wait(req)
+	if got := e.lines(req, LogOptions{Stream: Stdout}); !slices.Equal(got, []string{"o:refused"}) {
+		t.Errorf("output %q", got)
+	}
+}
+
+// The supervisor's own cgroup is in every hierarchy, and another user's connection is refused.
+func TestSupervisorsPlace(t *testing.T) {
+	e := newEnv(t)
+	v, err := e.c.Version(e.ctx())
+	if err != nil || v.Protocol != protocolVersion || v.Binary == "" {
+		t.Fatalf("version %+v, %v", v, err)
+	}
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(v.Pid), "cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if !strings.HasSuffix(strings.TrimSpace(line), ":/reconciler/"+e.cfg.Instance+"/supervisor") {
+			t.Errorf("cgroup %s", line)
+		}
+	}
+	st, err := os.Stat(socketPath(e.cfg))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", st, err)
+	}
+}
+
+// Ten thousand lines on both streams through rotation, complete, with the exit recorded after the last of them.
+func TestOutputIsCompleteAtExit(t *testing.T) {
+	e := newEnv(t)
+	req := e.bundle("flood", e.spec("flood", "sh", "-c", "seq 1 100000; seq 1 10000 >&2"))
+	req.Logs = runtime.Logs{MaxSize: 64 << 10, MaxFiles: 1000}
+	if _, err := e.c.Start(e.ctx(), req); err != nil {
+		t.Fatal(err)
+	}
+	e.wait(req)
+	for stream, n := range map[Stream]int{Stdout: 100_000, Stderr: 10_000} {
+		i := 0
+		for entry, err := range ReadLog(t.Context(), req.LogDir, LogOptions{Stream: stream}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			i++
+			if string(entry.Line) != strconv.Itoa(i) {
+				t.Fatalf("line %d of %s is %q", i, stream, entry.Line)
+			}
+		}
+		if i != n {
+			t.Errorf("%s has %d lines", stream, i)
+		}
+	}
 }

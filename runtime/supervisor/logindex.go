@@ -49,8 +49,6 @@ type record struct {
 	start  uint32
 }
 
-var errTorn = errors.New("torn record")
-
 func (r record) appendTo(b []byte) []byte {
 	at := len(b)
 	b = append(b, r.kind, r.stream)
@@ -62,11 +60,11 @@ func (r record) appendTo(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b[at:]))
 }
 
-func parseRecord(b []byte) (record, error) {
+func parseRecord(b []byte) (r record, ok bool) {
 	if len(b) < recordSize || crc32.ChecksumIEEE(b[:28]) != binary.LittleEndian.Uint32(b[28:]) {
-		return record{}, errTorn
+		return record{}, false
 	}
-	r := record{
+	r = record{
 		kind:   b[0],
 		stream: b[1],
 		flags:  binary.LittleEndian.Uint16(b[2:]),
@@ -76,17 +74,17 @@ func parseRecord(b []byte) (record, error) {
 		start:  binary.LittleEndian.Uint32(b[24:]),
 	}
 	if r.stream > 1 || r.kind == kindChunk && r.offset > 1<<62 {
-		return record{}, errTorn
+		return record{}, false
 	}
-	return r, nil
+	return r, true
 }
 
 // parseIndex returns the records before the first torn one. An index of a newer format is an error.
 func parseIndex(b []byte) ([]record, error) {
 	recs := make([]record, 0, len(b)/recordSize)
 	for ; len(b) >= recordSize; b = b[recordSize:] {
-		r, err := parseRecord(b)
-		if err != nil {
+		r, ok := parseRecord(b)
+		if !ok {
 			break
 		}
 		if r.kind == kindHeader && r.length > indexVersion {

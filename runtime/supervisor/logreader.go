@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"slices"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -139,8 +140,8 @@ func lastStart(dir string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	for i := len(segs) - 1; i >= 0; i-- {
-		data, err := os.ReadFile(segmentPath(dir, "index", segs[i]))
+	for _, seg := range slices.Backward(segs) {
+		data, err := os.ReadFile(segmentPath(dir, "index", seg))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -367,8 +368,8 @@ func (r *logReader) readChunk(stream byte, off, length, at int64) error {
 	}
 	for length > 0 {
 		n, err := f.ReadAt(r.buf[:min(length, readPiece)], off)
-		if err := r.feed(stream, r.buf[:n], at); err != nil {
-			return err
+		if ferr := r.feed(stream, r.buf[:n], at); ferr != nil {
+			return ferr
 		}
 		if errors.Is(err, io.EOF) {
 			return nil // the file lost its end in a power cut

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -67,6 +68,9 @@ func newEnv(t testing.TB) *env {
 	e.self = []string{"/proc/self/exe", "supervisor", e.cfg.StateDir, e.cfg.RunDir, e.cfg.Instance}
 	e.ensure()
 	t.Cleanup(func() {
+		if log, err := os.ReadFile(filepath.Join(e.cfg.StateDir, logFile)); err == nil && bytes.Contains(log, []byte("DATA RACE")) {
+			t.Errorf("the supervisor races:\n%s", log)
+		}
 		if t.Failed() {
 			if log, err := os.ReadFile(filepath.Join(e.cfg.StateDir, logFile)); err == nil {
 				t.Logf("supervisor's log:\n%s", log)
@@ -171,8 +175,12 @@ func (e *env) spec(id string, args ...string) *specs.Spec {
 		Linux: &specs.Linux{
 			CgroupsPath: "/reconciler/" + e.cfg.Instance + "/" + id,
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.CgroupNamespace},
 			},
 			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 		},

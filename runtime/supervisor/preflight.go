@@ -82,7 +82,7 @@ func (l *lookup) open(name string) (*os.File, error) {
 		return nil, err
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(at, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if err = unix.Fstat(at, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return os.NewFile(uintptr(at), name), err // enough to see what it is
 	}
 	defer func() { _ = unix.Close(at) }()
@@ -101,7 +101,7 @@ func (l *lookup) command(name string, env []string) (string, *os.File, error) {
 			return name, nil, &execError{name: name, why: "no such file or directory"}
 		}
 		if err != nil {
-			return name, nil, nil //nolint:nilerr // not for us to look at: execve will say
+			return name, nil, nil // not for us to look at: execve will say
 		}
 		return name, f, nil
 	}
@@ -143,7 +143,7 @@ func (l *lookup) check(name string, f *os.File, depth int) error {
 	head := make([]byte, 256)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil //nolint:nilerr // execve will say
+		return nil // execve will say
 	}
 	head = head[:n]
 	switch {
@@ -203,7 +203,7 @@ func (l *lookup) interpreter(name, interp string, depth int) error {
 		}
 	}
 	if err != nil {
-		return nil //nolint:nilerr // execve will say
+		return nil // execve will say
 	}
 	defer func() { _ = f.Close() }()
 	if depth >= maxScripts {

@@ -110,9 +110,8 @@ func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.is }
 
 func toWire(err error) *wireError {
-	var re *runtime.Error
 	w := &wireError{Message: err.Error()}
-	if errors.As(err, &re) {
+	if re, ok := errors.AsType[*runtime.Error](err); ok {
 		w.Op, w.ID, w.Reason, w.Permanent, w.Hint = re.Op, re.ID, re.Reason, re.Permanent, re.Hint
 		if re.Err != nil {
 			w.Message = re.Err.Error()

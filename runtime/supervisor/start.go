@@ -51,7 +51,7 @@ func (c *container) launch() (err error) {
 	c.mu.Lock()
 	c.rec.Warnings = warnings
 	c.mu.Unlock()
-	if err := os.Mkdir(c.dir, 0o700); err != nil {
+	if err = os.Mkdir(c.dir, 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	defer func() {
@@ -60,7 +60,7 @@ func (c *container) launch() (err error) {
 		}
 	}()
 	// Before anything is made, so that the next supervisor finds and removes it if this one dies now.
-	if err := c.save(); err != nil {
+	if err = c.save(); err != nil {
 		return err
 	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: string(req.ID), Spec: spec})
@@ -155,24 +155,24 @@ func (c *container) spawn(spec *specs.Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := c.srv.preflight(pid, spec.Process); err != nil {
+	if err = c.srv.preflight(pid, spec.Process); err != nil {
 		return err
 	}
-	if err := c.out.log.beginRun(); err != nil {
+	if err = c.out.log.beginRun(); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.rec.Pid, c.rec.StartTime = pid, ticks
 	c.rec.StartedAt, c.rec.StartBoot = time.Now(), bootTime()
 	c.mu.Unlock()
-	if err := c.save(); err != nil {
+	if err = c.save(); err != nil {
 		return err
 	}
 	setup, err := executableOf(pid)
 	if err != nil {
 		return err
 	}
-	if err := c.lc.Exec(); err != nil {
+	if err = c.lc.Exec(); err != nil {
 		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
 	}
 	awaitExec(pid, setup)
@@ -255,8 +255,7 @@ func (c *container) cgroupOOMKills() uint64 {
 // startError makes an error of libcontainer into one for people: what of the container cannot be run and why.
 func startError(req StartRequest, err error) error {
 	e := &runtime.Error{Op: "start container", ID: req.ID, Err: err, Reason: runtime.ReasonStartFailed}
-	var known *execError
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*execError](err); ok {
 		e.Err, e.Permanent, e.Hint = known, true, known.hint
 		return e
 	}

@@ -1,0 +1,225 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"reconciler/runtime"
+)
+
+func opError(op string, id runtime.ID, err error) error {
+	var re *runtime.Error
+	if err == nil || errors.As(err, &re) {
+		return err
+	}
+	return &runtime.Error{Op: op, ID: id, Err: err}
+}
+
+func (s *server) find(id runtime.ID) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id]
+}
+
+func (s *server) get(op string, id runtime.ID) (*container, error) {
+	c := s.find(id)
+	if c == nil {
+		return nil, &runtime.Error{Op: op, ID: id, Err: runtime.ErrNotFound}
+	}
+	return c, nil
+}
+
+// checkID keeps an ID from naming anything but a directory of its own.
+func checkID(id runtime.ID) error {
+	if id == "" || len(id) > 128 || strings.HasPrefix(string(id), ".") ||
+		strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != "" {
+		return fmt.Errorf("%q is not usable as an ID", id)
+	}
+	return nil
+}
+
+// start starts a container, or a new run of one that has exited. It does not end with the call: a caller that dies
+// finds the container in List.
+func (s *server) start(req StartRequest) (Started, error) {
+	if err := checkID(req.ID); err != nil {
+		return Started{}, startError(req, err)
+	}
+	c := newContainer(s, req)
+	c.op.Lock()
+	defer c.op.Unlock()
+	for { // until c has the place of its ID
+		s.mu.Lock()
+		old := s.containers[req.ID]
+		if old == nil {
+			s.containers[req.ID] = c
+		}
+		s.mu.Unlock()
+		if old == nil {
+			break
+		}
+		old.op.Lock() // whoever starts or removes it is done now
+		if s.find(req.ID) != old {
+			old.op.Unlock()
+			continue
+		}
+		if old.running() {
+			defer old.op.Unlock()
+			return old.started(), nil
+		}
+		err := os.RemoveAll(old.dir)
+		if err == nil {
+			s.mu.Lock()
+			s.containers[req.ID] = c
+			s.mu.Unlock()
+		}
+		old.op.Unlock()
+		if err != nil {
+			return Started{}, startError(req, err)
+		}
+		break
+	}
+	s.starts <- struct{}{}
+	defer func() { <-s.starts }()
+	if err := c.launch(); err != nil {
+		s.forget(c)
+		return Started{}, startError(req, err)
+	}
+	s.watching.Go(c.watch)
+	st := c.started()
+	s.publish(runtime.Event{Type: runtime.EventStarted, ID: c.id, Time: st.At})
+	s.log.Info("container started", "container", c.id, "pid", st.Pid)
+	return st, nil
+}
+
+func (s *server) forget(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
+
+// settled waits until c is not being started any more and returns it, nil if that failed.
+func (s *server) settled(id runtime.ID) *container {
+	for {
+		c := s.find(id)
+		if c == nil {
+			return nil
+		}
+		c.op.Lock()
+		same := s.find(id) == c
+		c.op.Unlock()
+		if same {
+			return c
+		}
+	}
+}
+
+func (s *server) stop(ctx context.Context, b stopBody) (Exit, error) {
+	const op = "stop container"
+	c := s.settled(b.ID)
+	if c == nil {
+		return Exit{}, &runtime.Error{Op: op, ID: b.ID, Err: runtime.ErrNotFound}
+	}
+	if err := c.stop(b.Signal, b.Grace); err != nil {
+		return Exit{}, opError(op, b.ID, err)
+	}
+	select {
+	case <-c.exited:
+		return *c.exit, nil
+	case <-ctx.Done():
+		return Exit{}, opError(op, b.ID, ctx.Err())
+	}
+}
+
+func (s *server) delete(ctx context.Context, id runtime.ID) error {
+	c := s.settled(id)
+	if c == nil {
+		return nil
+	}
+	if err := c.remove(ctx); err != nil {
+		return opError("delete container", id, err)
+	}
+	s.forget(c)
+	return nil
+}
+
+func (s *server) list() []State {
+	s.mu.Lock()
+	all := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	states := make([]State, 0, len(all))
+	for _, c := range all {
+		if st := c.state(); !st.StartedAt.IsZero() { // else it is being started
+			states = append(states, st)
+		}
+	}
+	slices.SortFunc(states, func(a, b State) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return states
+}
+
+// shutdown prepares the end: with kill no container is left.
+func (s *server) shutdown(ctx context.Context, kill bool) error {
+	if !kill {
+		return nil
+	}
+	s.mu.Lock()
+	var ids []runtime.ID
+	for id := range s.containers {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() { errs[i] = s.delete(ctx, id) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// watch sends events until the caller goes.
+func (s *server) watch(ctx context.Context, conn *net.UnixConn) {
+	events := make(chan runtime.Event, watchBuffer)
+	s.mu.Lock()
+	s.watchers[events] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watchers, events)
+		s.mu.Unlock()
+	}()
+	s.reply(conn, nil, nil)
+	for {
+		select {
+		case e := <-events:
+			s.reply(conn, e, nil)
+			if len(events) == cap(events)-1 { // it was full: some may have been dropped
+				s.reply(conn, runtime.Event{Type: runtime.EventLost, Time: time.Now()}, nil)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *server) publish(e runtime.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.watchers {
+		select {
+		case w <- e:
+		default: // the watcher hears EventLost
+		}
+	}
+}

@@ -132,6 +132,9 @@ func (c *computation) upkeep(w *work) {
 
 // keepAlive starts the old container again where it is due, while the new one is held for a reason of its own.
 func (c *computation) keepAlive(w *work, old manifest.Workload) {
+	if old.Kind != manifest.KindContainer {
+		return
+	}
 	held := w.hold
 	why := c.due(w, old)
 	if refusal, _ := refuse(old, c.in.Facts, c.in.Policy); why != "" && refusal == "" {

@@ -46,6 +46,9 @@ func (s *suite) manyAtOnce() {
 	if len(pids) != many {
 		s.Errorf("%d different pids, want %d", len(pids), many)
 	}
+	for _, id := range ids {
+		s.awaitReady(id)
+	}
 	s.must("stop and remove", each(func(i int) error {
 		return errors.Join(s.Runtime.Stop(s.ctx(), ids[i], longGrace), s.Runtime.Remove(s.ctx(), ids[i]))
 	}))
@@ -60,6 +63,7 @@ func (s *suite) oneAtOnce() {
 	if c := s.status(id); c.Starts != 1 || c.State != runtime.StateRunning {
 		s.Errorf("%d calls of start at once: %s with %d starts", many, c.State, c.Starts)
 	}
+	s.awaitReady(id)
 	s.must("stop", each(func(int) error { return s.Runtime.Stop(s.ctx(), id, longGrace) }))
 	if c := s.status(id); c.State != runtime.StateExited || !c.Stopped {
 		s.Errorf("%d calls of stop at once: %s, stopped %v", many, c.State, c.Stopped)

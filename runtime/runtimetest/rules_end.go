@@ -41,7 +41,7 @@ func (s *suite) killed() {
 }
 
 func (s *suite) stop() {
-	id := s.started(s.Forever(name("web")))
+	id := s.ready(s.Forever(name("web")))
 	s.must("stop", s.Runtime.Stop(s.ctx(), id, longGrace))
 	c := s.status(id) // Stop returns when it has exited: no waiting here
 	if c.State != runtime.StateExited || !c.Stopped || c.Pid != 0 || c.ExitCode == nil {
@@ -85,7 +85,7 @@ func (s *suite) stopAtOnce() {
 
 func (s *suite) stopStubborn() {
 	const grace = 300 * time.Millisecond
-	id := s.started(s.Stubborn(name("web")))
+	id := s.ready(s.Stubborn(name("web")))
 	begun := time.Now()
 	s.must("stop", s.Runtime.Stop(s.ctx(), id, grace))
 	if took := time.Since(begun); took < grace {
@@ -195,7 +195,7 @@ func (s *suite) contexts() {
 	if list := s.list(); len(list) != 1 || list[0].State != runtime.StateRunning {
 		s.Errorf("calls with an ended context left %d containers", len(list))
 	}
-	s.stopCancelled(s.started(s.Stubborn(name("stubborn"))))
+	s.stopCancelled(s.ready(s.Stubborn(name("stubborn"))))
 }
 
 // stopCancelled ends the context of a Stop that waits.

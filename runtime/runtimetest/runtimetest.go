@@ -11,14 +11,18 @@ import (
 // Env is an empty Runtime and what the suite needs to drive it.
 type Env struct {
 	Runtime runtime.Runtime
-	// Forever makes a spec whose process runs until it is stopped, and ends at once on its stop signal.
+	// Forever makes a spec whose process runs until it is stopped, and ends at once on its stop signal when it is ready.
 	Forever func(name runtime.Name) runtime.Spec
 	// Exits makes a spec whose process ends by itself with code.
 	Exits func(name runtime.Name, code int) runtime.Spec
 	// Prints makes a spec whose process prints lines to its standard output and ends with code 0.
 	Prints func(name runtime.Name, lines ...string) runtime.Spec
-	// Stubborn makes a spec whose process ignores its stop signal.
+	// Stubborn makes a spec whose process ignores its stop signal when it is ready.
 	Stubborn func(name runtime.Name) runtime.Spec
+	// Ready waits until the process of Forever or Stubborn does with its stop signal what it is meant to: Start returns
+	// before a program had the time to say what it does with signals, and the kernel drops those that process 1 has
+	// not asked for. Nil: it is ready when Start returns.
+	Ready func(t *testing.T, id runtime.ID)
 	// Kill sends SIGKILL to process 1 of a running container from outside of the Runtime.
 	Kill func(t *testing.T, s runtime.Status)
 	// Output returns what the last start of a container has printed so far. Nil: output is not looked at.
@@ -150,6 +154,21 @@ func (s *suite) started(spec runtime.Spec) runtime.ID {
 	id := s.created(spec)
 	s.must("start", s.Runtime.Start(s.ctx(), id))
 	return id
+}
+
+// ready makes and starts a container from a spec of Forever or Stubborn that is to be stopped with a signal.
+func (s *suite) ready(spec runtime.Spec) runtime.ID {
+	s.Helper()
+	id := s.started(spec)
+	s.awaitReady(id)
+	return id
+}
+
+func (s *suite) awaitReady(id runtime.ID) {
+	s.Helper()
+	if s.Ready != nil {
+		s.Ready(s.T, id)
+	}
 }
 
 func (s *suite) must(what string, err error) {

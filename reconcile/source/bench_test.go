@@ -33,7 +33,7 @@ func BenchmarkSource(b *testing.B) {
 		}
 		b.Run(name+"/nothing new", func(b *testing.B) {
 			for b.Loop() {
-				if _, err := s.Fetch(b.Context()); err != nil {
+				if _, err = s.Fetch(b.Context()); err != nil {
 					b.Fatal(err)
 				}
 			}

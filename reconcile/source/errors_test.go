@@ -101,10 +101,10 @@ func TestHTTPCredentials(t *testing.T) {
 	// A token that is replaced while the agent runs counts at once.
 	cfg := with("Bearer expired")
 	s := open(t, cfg)
-	if _, err := s.Fetch(t.Context()); !errors.Is(err, source.ErrAuth) {
+	if _, err = s.Fetch(t.Context()); !errors.Is(err, source.ErrAuth) {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(cfg.TokenFile, []byte("Bearer b34r3r-canary"), 0o600); err != nil {
+	if err = os.WriteFile(cfg.TokenFile, []byte("Bearer b34r3r-canary"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fetched(t, s, commit)
@@ -229,7 +229,9 @@ func TestServersThatMisbehave(t *testing.T) {
 			}
 		}, source.ErrUnreachable},
 		{"has a login page", func(http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>\x1b[31mplease log in</html>") }
+			return func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "<html>\x1b[31mplease log in</html>")
+			}
 		}, source.ErrProtocol},
 		{"has an endless page", func(http.Handler) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {

@@ -109,8 +109,8 @@ func TestOpenLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rev, err := s.Resolve(t.Context(), "v1"); err != nil || rev.Commit != base {
-		t.Errorf("annotated tag: %v %v", rev, err)
+	if rev, tagErr := s.Resolve(t.Context(), "v1"); tagErr != nil || rev.Commit != base {
+		t.Errorf("annotated tag: %v %v", rev, tagErr)
 	}
 	_, err = source.OpenLocal(t.TempDir())
 	refused(t, err, source.ErrNotFound, "clone")

@@ -100,10 +100,10 @@ func TestSSHKeys(t *testing.T) {
 	none := source.Config{URL: cfg.URL}
 	_, err := open(t, none).Fetch(t.Context())
 	refused(t, err, source.ErrHostKey, filepath.Join(home, ".ssh", "known_hosts"))
-	if err := os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
+	if err = os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Link(d.KnownHosts, filepath.Join(home, ".ssh", "known_hosts")); err != nil {
+	if err = os.Link(d.KnownHosts, filepath.Join(home, ".ssh", "known_hosts")); err != nil {
 		t.Fatal(err)
 	}
 	_, err = open(t, none).Fetch(t.Context())
@@ -136,8 +136,8 @@ func TestSSHServerThatHangs(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	go func() {
 		for {
-			conn, err := l.Accept()
-			if err != nil {
+			conn, acceptErr := l.Accept()
+			if acceptErr != nil {
 				return
 			}
 			defer func() { _ = conn.Close() }()

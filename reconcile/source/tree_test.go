@@ -63,13 +63,13 @@ func TestTree(t *testing.T) {
 			fsys, _ = make(t, hostile)
 			for name := range hostile {
 				for _, read := range []func() error{
-					func() error { _, err := fs.ReadFile(fsys, name); return err },
-					func() error { _, err := fsys.Open(name); return err },
-					func() error { _, err := fs.Stat(fsys, name); return err },
-					func() error { _, err := fs.ReadDir(fsys, name); return err },
-					func() error { _, err := fsys.Open(name + "/etc/passwd"); return err },
+					func() error { _, e := fs.ReadFile(fsys, name); return e },
+					func() error { _, e := fsys.Open(name); return e },
+					func() error { _, e := fs.Stat(fsys, name); return e },
+					func() error { _, e := fs.ReadDir(fsys, name); return e },
+					func() error { _, e := fsys.Open(name + "/etc/passwd"); return e },
 				} {
-					err := read()
+					err = read()
 					if name == "dangling" {
 						if !errors.Is(err, fs.ErrNotExist) {
 							t.Errorf("%s: %v", name, err)

@@ -109,7 +109,7 @@ func (s *Store) adopt(file string, h v1.Hash) error {
 
 // writeFile replaces a file durably and all at once.
 func writeFile(path string, b []byte) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-")

@@ -93,7 +93,7 @@ func (s *Store) take(ctx context.Context, paths []runtime.Path, ref string) (Ima
 	}
 	defer l.end()
 	c := newCollector(s.opts, filepath.Dir(s.images))
-	if err := c.collect(ctx, paths); err != nil {
+	if err = c.collect(ctx, paths); err != nil {
 		return Image{}, err
 	}
 	t, err := s.newTemp(filepath.Join(s.images, "tmp"))
@@ -105,7 +105,7 @@ func (s *Store) take(ctx context.Context, paths []runtime.Path, ref string) (Ima
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.touch(l, s.blobPath(layer.Digest)); err != nil {
+	if err = s.touch(l, s.blobPath(layer.Digest)); err != nil {
 		return Image{}, err
 	}
 	p := s.opts.Platform
@@ -122,14 +122,14 @@ func (s *Store) take(ctx context.Context, paths []runtime.Path, ref string) (Ima
 	if len(c.warnings) > 0 {
 		m.Annotations = map[string]string{warningsKey: strings.Join(c.warnings, "\n")}
 	}
-	if err := s.assemble(ctx, l, m, &cfg, func(context.Context, v1.Descriptor) error { return nil }); err != nil {
+	if err = s.assemble(ctx, l, m, &cfg, func(context.Context, v1.Descriptor) error { return nil }); err != nil {
 		return Image{}, err
 	}
 	d, err := s.putJSON(m, m.MediaType)
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.record(ref, d, s.opts.Platform); err != nil {
+	if err = s.record(ref, d, s.opts.Platform); err != nil {
 		return Image{}, err
 	}
 	img, whole, err := s.load(d.Digest, ref)
@@ -153,10 +153,10 @@ func (s *Store) writeLayer(ctx context.Context, c *collector, file string) (v1.D
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	if err := c.write(ctx, io.MultiWriter(f, hasher)); err != nil {
+	if err = c.write(ctx, io.MultiWriter(f, hasher)); err != nil {
 		return v1.Descriptor{}, err
 	}
-	if err := f.Sync(); err != nil {
+	if err = f.Sync(); err != nil {
 		return v1.Descriptor{}, err
 	}
 	info, err := f.Stat()

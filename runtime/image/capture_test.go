@@ -82,15 +82,15 @@ func TestCapturedProgramsRun(t *testing.T) {
 		{[]string{"/usr/bin/awk", "BEGIN {print 6 * 7}"}, "42"},
 		{[]string{"/bin/sh", "-c", "cat /etc/passwd"}, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"},
 	} {
-		if out, err := inside(t, img, c.argv...); err != nil || out != c.want {
-			t.Errorf("%v: %q, %v; want %q", c.argv, out, err, c.want)
+		if out, runErr := inside(t, img, c.argv...); runErr != nil || out != c.want {
+			t.Errorf("%v: %q, %v; want %q", c.argv, out, runErr, c.want)
 		}
 	}
-	if p, err := img.LookPath("python3", "", ""); err != nil || p != "/usr/bin/python3" {
-		t.Errorf("LookPath: %q %v", p, err)
+	if p, lookErr := img.LookPath("python3", "", ""); lookErr != nil || p != "/usr/bin/python3" {
+		t.Errorf("LookPath: %q %v", p, lookErr)
 	}
-	if u, err := img.LookUser("nobody"); err != nil || u.UID != 65534 {
-		t.Errorf("LookUser: %+v %v", u, err)
+	if u, lookErr := img.LookUser("nobody"); lookErr != nil || u.UID != 65534 {
+		t.Errorf("LookUser: %+v %v", u, lookErr)
 	}
 	info, err := os.Stat(filepath.Join(img.Layers[0], "tmp"))
 	if err != nil || info.Mode() != fs.ModeDir|fs.ModeSticky|0o777 {

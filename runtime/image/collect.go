@@ -122,7 +122,7 @@ func (c *collector) ask(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.permit(resolved); err != nil {
+	if err = c.permit(resolved); err != nil {
 		return fmt.Errorf("%s leads to %w", from, err)
 	}
 	target := to
@@ -162,7 +162,7 @@ func (c *collector) tree(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		if err = ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
 		if below(p, []string{"/proc", "/sys", "/dev", c.exclude}) {
@@ -178,7 +178,7 @@ func (c *collector) tree(ctx context.Context, from, to string) error {
 		target := path.Join(to, strings.TrimPrefix(p, from))
 		if info.Mode()&fs.ModeSymlink == 0 {
 			n := len(c.programs)
-			err := c.file(p, target, info)
+			err = c.file(p, target, info)
 			c.others = append(c.others, c.programs[n:]...)
 			c.programs = c.programs[:n]
 			return err

@@ -148,8 +148,8 @@ func readELF(p string, r io.ReaderAt) (o object, err error) {
 	for _, prog := range f.Progs {
 		switch prog.Type {
 		case elf.PT_INTERP:
-			b, err := io.ReadAll(io.LimitReader(prog.Open(), 4096))
-			if err != nil {
+			var b []byte
+			if b, err = io.ReadAll(io.LimitReader(prog.Open(), 4096)); err != nil {
 				return o, fmt.Errorf("%s: %w", p, err)
 			}
 			o.interp = string(bytes.TrimRight(b, "\x00"))

@@ -127,7 +127,7 @@ func (s *Store) complete(ctx context.Context, h v1.Hash, ref string) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.assemble(ctx, l, m, cfg, func(_ context.Context, d v1.Descriptor) error {
+	if err = s.assemble(ctx, l, m, cfg, func(_ context.Context, d v1.Descriptor) error {
 		return s.touch(l, s.blobPath(d.Digest))
 	}); err != nil {
 		return Image{}, err
@@ -191,29 +191,7 @@ func (s *Store) pull(ctx context.Context, r Request, want runtime.Platform, prog
 		total.Add(layer.Size)
 	}
 	fetch := func(ctx context.Context, d v1.Descriptor) error {
-		var last int64
-		// Keyed by registry too: a registry that fails must not fail a pull from another one.
-		key := d.Digest.String() + "@" + src.endpoints[0].String()
-		_, err := s.fetches.do(ctx, key, func(n, _ int64) {
-			progress(done.Add(n-last), total.Load())
-			last = n
-		}, func(ctx context.Context, report func(int64, int64)) (Image, error) {
-			free, err := s.slot(ctx)
-			if err != nil {
-				return Image{}, err
-			}
-			defer free()
-			var got int64
-			return Image{}, src.fetch(ctx, l, d, func(n int64) {
-				got += n
-				report(got, d.Size)
-			})
-		})
-		if err == nil {
-			progress(done.Add(d.Size-last), total.Load())
-			err = s.touch(l, s.blobPath(d.Digest))
-		}
-		return err
+		return s.fetchShared(ctx, l, src, d, func(n int64) { progress(done.Add(n), total.Load()) })
 	}
 	// Twice, for a blob that rotted on this disk: it is found out on the way and taken away.
 	for try := 0; ; try++ {
@@ -227,19 +205,21 @@ func (s *Store) pull(ctx context.Context, r Request, want runtime.Platform, prog
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.putBlob(found.digest, found.manifest); err != nil {
+	if err = s.putBlob(found.digest, found.manifest); err != nil {
 		return Image{}, err
 	}
 	full, named := display(ref), display(ref)
 	if r.Digest != "" {
 		// A pin to something older does not move the name from what it means now.
-		if _, taken, err := s.lookup(full, want); err != nil {
-			return Image{}, err
-		} else if taken {
+		_, taken, lookErr := s.lookup(full, want)
+		if lookErr != nil {
+			return Image{}, lookErr
+		}
+		if taken {
 			named = ""
 		}
 	}
-	if err := s.record(named, v1.Descriptor{MediaType: found.mediaType, Size: int64(len(found.manifest)), Digest: found.digest}, want); err != nil {
+	if err = s.record(named, v1.Descriptor{MediaType: found.mediaType, Size: int64(len(found.manifest)), Digest: found.digest}, want); err != nil {
 		return Image{}, err
 	}
 	img, whole, err := s.load(found.digest, full)
@@ -247,6 +227,33 @@ func (s *Store) pull(ctx context.Context, r Request, want runtime.Platform, prog
 		err = fmt.Errorf("it was removed while it was pulled: %w", fs.ErrNotExist)
 	}
 	return img, err
+}
+
+// fetchShared brings a blob here, together with whoever else wants it. progress is told how many more bytes are here.
+func (s *Store) fetchShared(ctx context.Context, l *lease, src *source, d v1.Descriptor, progress func(int64)) error {
+	var last int64
+	// Keyed by registry too: a registry that fails must not fail a pull from another one.
+	key := d.Digest.String() + "@" + src.endpoints[0].String()
+	_, err := s.fetches.do(ctx, key, func(n, _ int64) {
+		progress(n - last)
+		last = n
+	}, func(ctx context.Context, report func(int64, int64)) (Image, error) {
+		free, err := s.slot(ctx)
+		if err != nil {
+			return Image{}, err
+		}
+		defer free()
+		var got int64
+		return Image{}, src.fetch(ctx, l, d, func(n int64) {
+			got += n
+			report(got, d.Size)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	progress(d.Size - last)
+	return s.touch(l, s.blobPath(d.Digest))
 }
 
 // bring fetches the configuration, checks it, and fetches and unpacks the layers.

@@ -113,24 +113,18 @@ func hintOfStatus(code int) string {
 // short makes of a registry's error what fits in one line: "404 Not Found: MANIFEST_UNKNOWN: manifest unknown".
 // URLs, which may carry signatures in their query, are left out.
 func short(err error) error {
-	var verify *tls.CertificateVerificationError
-	if errors.As(err, &verify) {
+	if verify, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		// On loopback plain HTTP is tried next, and that answer tells nothing.
 		return &shortError{verify.Error(), err}
 	}
-	var status *transport.Error
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[*transport.Error](err); ok {
 		text := fmt.Sprintf("%d %s", status.StatusCode, http.StatusText(status.StatusCode))
-		for _, d := range status.Errors {
-			if d.Message != "" {
-				text += ": " + clip(d.Message)
-				break
-			}
+		if len(status.Errors) > 0 && status.Errors[0].Message != "" {
+			text += ": " + clip(status.Errors[0].Message)
 		}
 		return &shortError{text, err}
 	}
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		host := u.URL
 		if parsed, perr := url.Parse(u.URL); perr == nil {
 			host = parsed.Host

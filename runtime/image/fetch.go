@@ -151,7 +151,7 @@ type partial struct {
 	want     v1.Descriptor
 	hash     hash.Hash
 	have     int64
-	resumed  bool // bytes of an earlier process or try are in it
+	resumed  bool          // bytes of an earlier process or try are in it
 	pause    time.Duration // after the first failure; it doubles
 	progress func(int64)
 }
@@ -196,7 +196,7 @@ func (p *partial) from(ctx context.Context, sess *session) error {
 				return nil
 			}
 			resumed := p.resumed
-			if err := p.reset(); err != nil {
+			if err = p.reset(); err != nil {
 				return err
 			}
 			if resumed {
@@ -278,8 +278,8 @@ func (p *partial) attempt(parent context.Context, sess *session) error {
 			if p.have+int64(n) > p.want.Size {
 				return badImage("blob %s is larger than the %d bytes that its manifest says", p.want.Digest, p.want.Size)
 			}
-			if _, err := p.f.Write(buf[:n]); err != nil {
-				return err
+			if _, werr := p.f.Write(buf[:n]); werr != nil {
+				return werr
 			}
 			_, _ = p.hash.Write(buf[:n])
 			p.have += int64(n)

@@ -170,7 +170,7 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 		return p, err
 	}
 	defer trash.remove() // the slow part, after the lock is free again
-	err = s.locked(unix.LOCK_EX, func() error {
+	return p, s.locked(unix.LOCK_EX, func() error {
 		oldest, leased, err := s.oldestLease()
 		if err != nil {
 			return err
@@ -206,7 +206,6 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 		}
 		return s.sweepUnmarked(ctx, &p, marked, stays, trash.dir, age)
 	})
-	return p, err
 }
 
 // mark returns the digests of all blobs, and "layer " and the digits of all chain ids, that must stay.

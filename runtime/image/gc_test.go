@@ -80,16 +80,17 @@ func TestRemove(t *testing.T) {
 	if err != nil || len(p.Images) != 0 || p.Blobs != 0 {
 		t.Fatalf("removed the content of an image with another name: %+v %v", p, err)
 	}
-	if _, err := s.Inspect(t.Context(), images[0].Ref); !errors.Is(err, ErrNotFound) {
+	if _, err = s.Inspect(t.Context(), images[0].Ref); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("the name is still there: %v", err)
 	}
-	if img, err := s.Inspect(t.Context(), strings.TrimPrefix(images[0].Digest, "sha256:")[:12]); err != nil || img.Ref != "example.com/second/name:1" {
+	img, err := s.Inspect(t.Context(), strings.TrimPrefix(images[0].Digest, "sha256:")[:12])
+	if err != nil || img.Ref != "example.com/second/name:1" {
 		t.Fatalf("%+v %v", img, err)
 	}
 	if p, err = s.Remove(t.Context(), images[0].Digest); err != nil || len(p.Images) != 1 || p.Layers != 1 {
 		t.Fatalf("removed %+v: %v", p, err)
 	}
-	if _, err := s.Remove(t.Context(), "nothing:1"); !errors.Is(err, ErrNotFound) {
+	if _, err = s.Remove(t.Context(), "nothing:1"); !errors.Is(err, ErrNotFound) {
 		t.Fatal(err)
 	}
 	list, err := s.List(t.Context())
@@ -165,8 +166,8 @@ func TestPruneSparesWhatIsBeingPulled(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Ensure(t.Context(), Request{Ref: ref})
-		done <- err
+		_, pullErr := s.Ensure(t.Context(), Request{Ref: ref})
+		done <- pullErr
 	}()
 	<-reached
 	other, err := Open(s.opts) // as "reconciler image prune" would be

@@ -76,7 +76,7 @@ func writeRecord(dir string, r layerRecord) error {
 		return err
 	}
 	_, err = f.Write(b)
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(dir, "layer.json"))
@@ -116,7 +116,7 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 	defer t.remove()
 	whole := filepath.Join(t.dir, "layer")
 	root := filepath.Join(whole, "fs")
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	if err = os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
 	record, err := s.unpackBlob(ctx, blob, diff, root, below)
@@ -124,7 +124,7 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 		return err
 	}
 	record.Version, record.DiffID, record.Boot = layerVersion, diff, s.boot
-	if err := writeRecord(whole, record); err != nil {
+	if err = writeRecord(whole, record); err != nil {
 		return err
 	}
 	dir := s.layerDir(chain)
@@ -134,7 +134,7 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 			return nil // another process was faster
 		}
 		// What is there is torn: nothing can run on it, so it may go.
-		if err := os.Rename(dir, filepath.Join(t.dir, "torn")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err = os.Rename(dir, filepath.Join(t.dir, "torn")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		err = os.Rename(whole, dir)
@@ -194,8 +194,7 @@ func (s *Store) unpackBlob(ctx context.Context, blob v1.Descriptor, diff v1.Hash
 
 // blame finds out whether a layer could not be unpacked because its blob rotted on disk, which a new download cures.
 func (s *Store) blame(f *os.File, h v1.Hash, err error) error {
-	var bad *badImageError
-	if !errors.As(err, &bad) {
+	if _, bad := errors.AsType[*badImageError](err); !bad {
 		return err
 	}
 	hasher, herr := v1.Hasher(h.Algorithm)

@@ -55,14 +55,14 @@ func (s *Store) importTree(ctx context.Context, r Request, want runtime.Platform
 			return Image{}, err
 		}
 	} else {
-		f, err := r.Tree.Open(name)
-		if err != nil {
-			return Image{}, treeError(err)
+		f, openErr := r.Tree.Open(name)
+		if openErr != nil {
+			return Image{}, treeError(openErr)
 		}
 		defer func() { _ = f.Close() }()
-		t, err := s.newTemp(filepath.Join(s.images, "tmp"))
-		if err != nil {
-			return Image{}, err
+		t, tempErr := s.newTemp(filepath.Join(s.images, "tmp"))
+		if tempErr != nil {
+			return Image{}, tempErr
 		}
 		defer t.remove()
 		var root *os.Root
@@ -98,10 +98,10 @@ func (s *Store) spread(ctx context.Context, r io.Reader, t *temp) (files, *os.Ro
 	}
 	defer plain.Close()
 	dir := filepath.Join(t.dir, "archive")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err = os.Mkdir(dir, 0o700); err != nil {
 		return files{}, nil, err
 	}
-	if _, err := s.unpack(ctx, &boundedReader{r: plain, left: s.opts.MaxLayerSize, what: "archive"}, dir, nil); err != nil {
+	if _, err = s.unpack(ctx, &boundedReader{r: plain, left: s.opts.MaxLayerSize, what: "archive"}, dir, nil); err != nil {
 		return files{}, nil, err
 	}
 	root, err := os.OpenRoot(dir)
@@ -168,8 +168,8 @@ func (s *Store) dockerContents(l *lease, src files, b []byte) ([]v1.Descriptor, 
 		}
 		m.Config.MediaType = types.OCIConfigJSON
 		for _, layer := range img.Layers {
-			d, err := take(layer)
-			if err != nil {
+			var d v1.Descriptor
+			if d, err = take(layer); err != nil {
 				return nil, err
 			}
 			m.Layers = append(m.Layers, d)
@@ -340,20 +340,20 @@ func (s *Store) importOne(ctx context.Context, l *lease, src files, d v1.Descrip
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.bring(ctx, l, m, want, func(_ context.Context, blob v1.Descriptor) error {
-		err := s.copyBlob(l, src, blob, blobName(blob.Digest))
-		if errors.Is(err, fs.ErrNotExist) {
+	if err = s.bring(ctx, l, m, want, func(_ context.Context, blob v1.Descriptor) error {
+		copyErr := s.copyBlob(l, src, blob, blobName(blob.Digest))
+		if errors.Is(copyErr, fs.ErrNotExist) {
 			return badImage("%s is missing in it", blobName(blob.Digest))
 		}
-		return err
+		return copyErr
 	}); err != nil {
 		return Image{}, err
 	}
-	if err := s.putBlob(d.Digest, raw); err != nil {
+	if err = s.putBlob(d.Digest, raw); err != nil {
 		return Image{}, err
 	}
 	d.Size = int64(len(raw))
-	if err := s.record(ref, d, want); err != nil {
+	if err = s.record(ref, d, want); err != nil {
 		return Image{}, err
 	}
 	img, whole, err := s.load(d.Digest, ref)

@@ -141,12 +141,12 @@ func TestSaveAndLoad(t *testing.T) {
 	if err != nil || len(loaded) != 1 || loaded[0].Digest != digest || loaded[0].Ref != ref || read(t, loaded[0], "hello") != "x" || loaded[0].Config.User != "app" {
 		t.Fatalf("loaded %+v: %v", loaded, err)
 	}
-	if img, err := other.Ensure(t.Context(), Request{Ref: ref, Policy: runtime.PullNever}); err != nil || img.Digest != digest {
-		t.Fatalf("a loaded image is not found by its name: %v", err)
+	if found, findErr := other.Ensure(t.Context(), Request{Ref: ref, Policy: runtime.PullNever}); findErr != nil || found.Digest != digest {
+		t.Fatalf("a loaded image is not found by its name: %v", findErr)
 	}
 	// What saved reads everybody else's tools too: go-containerregistry checks every blob of it.
 	dir := t.TempDir()
-	if _, _, err := unpackDir(s, saved.Bytes(), dir); err != nil {
+	if _, _, err = unpackDir(s, saved.Bytes(), dir); err != nil {
 		t.Fatal(err)
 	}
 	index, err := layout.ImageIndexFromPath(dir)
@@ -158,13 +158,13 @@ func TestSaveAndLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := validateImage(img); err != nil {
+	if err = validateImage(img); err != nil {
 		t.Fatal(err)
 	}
 	docker := filepath.Join(t.TempDir(), "d.tar")
 	tagA, _ := name.NewTag("example.com/a:1")
 	tagB, _ := name.NewTag("busybox:2")
-	if err := tarball.MultiWriteToFile(docker, map[name.Tag]v1.Image{tagA: simple(t, "a"), tagB: simple(t, "b")}); err != nil {
+	if err = tarball.MultiWriteToFile(docker, map[name.Tag]v1.Image{tagA: simple(t, "a"), tagB: simple(t, "b")}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(docker)

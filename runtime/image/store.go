@@ -137,14 +137,15 @@ func (s *Store) find(ref, digest string, want runtime.Platform) (v1.Descriptor, 
 		return v1.Descriptor{}, "", err
 	}
 	if digest != "" {
-		h, err := v1.NewHash(digest)
-		if err != nil {
+		h, hashErr := v1.NewHash(digest)
+		if hashErr != nil {
 			return v1.Descriptor{}, "", badImage("%q is not a digest", digest)
 		}
-		if _, err := s.blobSize(h); err != nil {
+		_, err = s.blobSize(h)
+		if errors.Is(err, fs.ErrNotExist) {
 			return v1.Descriptor{}, full, nil
 		}
-		return v1.Descriptor{Digest: h}, full, nil
+		return v1.Descriptor{Digest: h}, full, err
 	}
 	d, _, err := s.lookup(full, want)
 	return d, full, err
@@ -180,7 +181,7 @@ func (s *Store) load(h v1.Hash, ref string) (Image, bool, error) {
 	if w := m.Annotations[warningsKey]; w != "" && strings.HasPrefix(ref, capturePrefix) {
 		img.Warnings = strings.Split(w, "\n")
 	}
-	if info, err := os.Stat(s.blobPath(h)); err == nil {
+	if info, statErr := os.Stat(s.blobPath(h)); statErr == nil {
 		img.Size += info.Size()
 		img.LastUsed = info.ModTime()
 	}

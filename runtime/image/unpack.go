@@ -186,8 +186,8 @@ func (f *filter) entry(hdr *tar.Header) (*tar.Header, error) {
 		out.Linkname = hdr.Linkname
 		out.PAXRecords = nil
 	case tar.TypeLink:
-		target, err := cleanName(hdr.Linkname)
-		if err != nil {
+		var target string
+		if target, err = cleanName(hdr.Linkname); err != nil {
 			return nil, err
 		}
 		if f.dropped[target] {
@@ -240,11 +240,11 @@ func cleanName(name string) (string, error) {
 func (f *filter) whiteout(dir, base string) error {
 	switch {
 	case base == whiteoutOpaque:
-		dir, err := f.placeDir(dir)
+		placed, err := f.placeDir(dir)
 		if err != nil {
 			return err
 		}
-		f.opaque = append(f.opaque, dir)
+		f.opaque = append(f.opaque, placed)
 	case strings.HasPrefix(base, whiteoutMeta):
 	default:
 		hidden := strings.TrimPrefix(base, whiteoutPrefix)
@@ -399,7 +399,7 @@ func (f *filter) applyWhiteouts(root *os.Root) error {
 		switch {
 		case err == nil && info.IsDir():
 			// The directory of this layer takes the place of what was there, and does not merge with it.
-			if err := f.hide(root, name, hidden); err != nil {
+			if err = f.hide(root, name, hidden); err != nil {
 				return err
 			}
 		case err == nil:

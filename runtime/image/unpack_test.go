@@ -251,19 +251,42 @@ func TestLayersAsOverlay(t *testing.T) {
 	dir := func(name string) file { return file{Name: name, Type: tar.TypeDir} }
 	layers := [][]file{
 		{
-			dir("etc"), {Name: "etc/keep", Body: "1"}, {Name: "etc/gone", Body: "1"}, dir("etc/conf"), {Name: "etc/conf/old", Body: "1"},
-			dir("var"), dir("var/cache"), {Name: "var/cache/a", Body: "1"}, dir("swap"), {Name: "swap/old", Body: "1"}, {Name: "swap2", Body: "1"},
-			dir("usr"), dir("usr/lib"), {Name: "usr/lib/one", Body: "1"}, {Name: "lib", Type: tar.TypeSymlink, Link: "usr/lib"},
-			{Name: "tmp", Type: tar.TypeDir, Mode: 0o1777, UID: 3}, {Name: "same", Body: "1"}, dir("late"), {Name: "late/old", Body: "1"},
+			dir("etc"),
+			{Name: "etc/keep", Body: "1"},
+			{Name: "etc/gone", Body: "1"},
+			dir("etc/conf"),
+			{Name: "etc/conf/old", Body: "1"},
+			dir("var"), dir("var/cache"),
+			{Name: "var/cache/a", Body: "1"},
+			dir("swap"),
+			{Name: "swap/old", Body: "1"},
+			{Name: "swap2", Body: "1"},
+			dir("usr"), dir("usr/lib"),
+			{Name: "usr/lib/one", Body: "1"},
+			{Name: "lib", Type: tar.TypeSymlink, Link: "usr/lib"},
+			{Name: "tmp", Type: tar.TypeDir, Mode: 0o1777, UID: 3},
+			{Name: "same", Body: "1"},
+			dir("late"),
+			{Name: "late/old", Body: "1"},
 		},
 		{
-			{Name: "etc/.wh.gone"}, {Name: "etc/conf/.wh..wh..opq"}, {Name: "etc/conf/new", Body: "2"},
-			{Name: "var/.wh.cache"}, dir("var/cache"), {Name: "var/cache/b", Body: "2"}, // a directory anew
-			{Name: ".wh.swap"}, {Name: "swap", Body: "2"}, {Name: ".wh.swap2"}, dir("swap2"), {Name: "swap2/in", Body: "2"},
-			{Name: "lib/two", Body: "2"},                  // through the link below
-			{Name: "tmp/file", Body: "2"},                 // without an entry for tmp
-			{Name: "same", Body: "2"}, {Name: ".wh.same"}, // in one layer the file stays
-			{Name: "late/new", Body: "2"}, {Name: "late/.wh..wh..opq"}, // the marker may come last
+			{Name: "etc/.wh.gone"},
+			{Name: "etc/conf/.wh..wh..opq"},
+			{Name: "etc/conf/new", Body: "2"},
+			{Name: "var/.wh.cache"},
+			dir("var/cache"),
+			{Name: "var/cache/b", Body: "2"}, // a directory anew
+			{Name: ".wh.swap"},
+			{Name: "swap", Body: "2"},
+			{Name: ".wh.swap2"},
+			dir("swap2"),
+			{Name: "swap2/in", Body: "2"},
+			{Name: "lib/two", Body: "2"},  // through the link below
+			{Name: "tmp/file", Body: "2"}, // without an entry for tmp
+			{Name: "same", Body: "2"},
+			{Name: ".wh.same"}, // in one layer the file stays
+			{Name: "late/new", Body: "2"},
+			{Name: "late/.wh..wh..opq"}, // the marker may come last
 			{Name: ".wh.never-there"},
 		},
 		{{Name: "etc/.wh.conf"}, {Name: "etc/third", Body: "3"}, {Name: "var/cache/.wh.b"}},

@@ -147,7 +147,7 @@ func Push(t testing.TB, ref string, img v1.Image, opts ...remote.Option) string 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(r, img, append(opts, remote.WithContext(t.Context()))...); err != nil {
+	if err = remote.Write(r, img, append(opts, remote.WithContext(t.Context()))...); err != nil {
 		t.Fatalf("push %s: %v", ref, err)
 	}
 	d, err := img.Digest()

@@ -3,11 +3,14 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/report"
+	"reconciler/runtime"
 	"reconciler/runtime/fake"
 )
 
@@ -80,5 +83,41 @@ func TestSyncOnce(t *testing.T) {
 		if r, err = agent.SyncOnce(ctx); err != nil || r.Outcome != SyncTimeout {
 			t.Errorf("%+v, %v", r, err)
 		}
+	})
+}
+
+func TestDownKeepsNothingAlive(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "db", "web"))
+		w.start()
+		w.wantRunning("db", "web")
+		release := w.rt.Pause(fake.OpPrepare, rtName("new"))
+		defer release()
+		w.push(containers("", "db", "new", "web"))
+		synctest.Wait()
+		if err := w.agent.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range report.Rows(w.view(), false) {
+			if r.ID != "" {
+				if err := w.rt.Remove(t.Context(), runtime.ID(r.ID)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		after(time.Hour)
+		w.wantRunning()
+		w.stop()
+		w.start()
+		defer w.stop()
+		w.wantRunning()
+		if s := w.status(); s.Sync != report.Suspended || !strings.Contains(s.Message, "resume") {
+			t.Errorf("status %+v", s)
+		}
+		w.rt.Heal(rtName("new"))
+		if err := w.agent.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.wantRunning("db", "web")
 	})
 }

@@ -207,14 +207,14 @@ func TestImageIsPinnedAndKept(t *testing.T) {
 	e.expect(strings.Join(p.Warnings, "\n"), "VOLUME /data is ignored")
 	id := e.start(spec)
 	e.exited(id)
-	if _, err := e.PruneImages(t.Context(), nil); err != nil {
+	if _, err = e.PruneImages(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Start(t.Context(), id); err != nil {
+	if err = e.Start(t.Context(), id); err != nil {
 		t.Errorf("its image was pruned: %v", err)
 	}
 	e.exited(id)
-	if err := e.Remove(t.Context(), id); err != nil {
+	if err = e.Remove(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	pruned, err := e.PruneImages(t.Context(), nil)

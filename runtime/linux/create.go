@@ -98,8 +98,8 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 		r.log.Warn("removing a container whose record cannot be read", "container", id, "err", err)
 	}
 	name := e.Spec.Name
-	if _, err := os.Lstat(r.state.dir(id)); err == nil {
-		if err := atomicfile.Write(filepath.Join(r.state.dir(id), removingFile), nil, 0o600); err != nil {
+	if _, err = os.Lstat(r.state.dir(id)); err == nil {
+		if err = atomicfile.Write(filepath.Join(r.state.dir(id), removingFile), nil, 0o600); err != nil {
 			return failure(op, id, name, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -131,6 +131,3 @@ func facts(kernel string) Facts {
 	}
 	return f
 }
-
-// Architecture is this server's in the words of OCI.
-func Architecture() string { return goruntime.GOARCH }

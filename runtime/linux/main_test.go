@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -138,7 +139,7 @@ func writeLayout(dir string, cfg v1.Config, files []file) error {
 		return err
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Config = "linux", linux.Architecture(), cfg
+	config.OS, config.Architecture, config.Config = "linux", goruntime.GOARCH, cfg
 	if img, err = mutate.ConfigFile(img, config); err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func TestSpecGoldens(t *testing.T) {
 			got = append(got, '\n')
 			golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".json")
 			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
+				if err = os.WriteFile(golden, got, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

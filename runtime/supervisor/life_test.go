@@ -305,6 +305,14 @@ func TestStartFailures(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no memory", func(t *testing.T) {
+		spec := e.spec("tiny", "true")
+		spec.Linux.Resources.Memory = memory(1 << 20)
+		_, err := e.c.Start(e.ctx(), e.bundle("tiny", spec))
+		if !runtime.IsPermanent(err) || !strings.Contains(runtime.HintOf(err), "memory limit") {
+			t.Errorf("error is %v, hint %q", err, runtime.HintOf(err))
+		}
+	})
 	t.Run("no config", func(t *testing.T) {
 		_, err := e.c.Start(e.ctx(), StartRequest{ID: "x", Bundle: e.dir, LogDir: e.dir})
 		if err == nil || !strings.Contains(err.Error(), "config.json") {

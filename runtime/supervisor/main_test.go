@@ -26,10 +26,12 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
-		err := Run(ctx, Config{
+		cfg := Config{
 			StateDir: os.Args[2], RunDir: os.Args[3], Instance: os.Args[4],
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		})
+		}
+		go endWithTest(cfg, os.Getppid())
+		err := Run(ctx, cfg)
 		stop()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -38,6 +40,18 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// endWithTest takes everything away when the test was killed and cannot do so itself.
+func endWithTest(cfg Config, test int) {
+	pidfd, err := openPidfd(test)
+	if err != nil {
+		return
+	}
+	_ = waitPidfd(context.Background(), pidfd)
+	if c, err := Dial(context.Background(), cfg); err == nil {
+		_ = c.Shutdown(context.Background(), true)
+	}
 }
 
 var instances atomic.Int64

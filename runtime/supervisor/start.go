@@ -276,6 +276,9 @@ func startError(req StartRequest, err error) error {
 			return e
 		}
 	}
+	if strings.Contains(msg, "memory limit") { // set too low to set it, or killed for it before the command ran
+		e.Permanent, e.Hint = true, "raise the memory limit: less than 16Mi is not enough to start anything"
+	}
 	if errors.Is(err, fs.ErrNotExist) && strings.Contains(msg, "config.json") {
 		e.Permanent = true
 	}

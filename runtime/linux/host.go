@@ -8,13 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/image"
 )
 
 // host is what this server is and can, as far as specs depend on it.
@@ -122,12 +123,6 @@ type Facts struct {
 }
 
 func facts(kernel string) Facts {
-	f := Facts{Architecture: goruntime.GOARCH, Kernel: kernel}
-	switch f.Architecture {
-	case "arm64":
-		f.Variant = "v8"
-	case "arm":
-		f.Variant = "v7"
-	}
-	return f
+	platform := image.HostPlatform()
+	return Facts{Architecture: platform.Architecture, Variant: platform.Variant, Kernel: kernel}
 }

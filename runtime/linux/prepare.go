@@ -15,6 +15,7 @@ import (
 	"reconciler/runtime"
 	"reconciler/runtime/image"
 	"reconciler/runtime/rootfs"
+	"reconciler/runtime/supervisor"
 )
 
 // Prepare implements runtime.Runtime.
@@ -130,6 +131,10 @@ func (r *Runtime) checkProcess(spec runtime.Spec, img image.Image) error {
 	op := "check the command of " + spec.Name.String()
 	permanent := func(op string, err error, hint string) error {
 		return &runtime.Error{Op: op, Err: err, Permanent: true, Hint: hint}
+	}
+	if !spec.Security.SeccompUnconfined && !supervisor.Seccomp() {
+		return permanent("confine "+spec.Name.String(), errors.New("this binary was built without seccomp"),
+			"use a build with the tag seccomp, or say `seccompProfile: {type: Unconfined}`")
 	}
 	args := command(spec, img.Config)
 	if len(args) == 0 {

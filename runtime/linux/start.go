@@ -3,7 +3,6 @@ package linux
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -205,7 +204,7 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 		return nil // never started, or deleted since
 	}
 	if err != nil {
-		return failure(op, id, e.Spec.Name, fmt.Errorf("after at most %v: %w", grace, err))
+		return failure(op, id, e.Spec.Name, err)
 	}
 	return nil
 }

@@ -64,6 +64,10 @@ func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-cha
 		case e, ok := <-theirs:
 			if !ok {
 				send(runtime.Event{Type: runtime.EventLost, Time: time.Now()})
+				select {
+				case <-time.After(redial / 10): // one that ends at every call must not keep us busy
+				case <-ctx.Done():
+				}
 				return
 			}
 			send(e)

@@ -105,6 +105,6 @@ func unmount(path string) error {
 		case time.Now().After(deadline):
 			return unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 }

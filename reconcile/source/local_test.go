@@ -2,6 +2,8 @@ package source_test
 
 import (
 	"context"
+	"crypto/sha1"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,15 +137,21 @@ func TestOpenLocalShallow(t *testing.T) {
 // An abbreviation of two commits names neither.
 func TestAmbiguousAbbreviation(t *testing.T) {
 	r := sourcetest.NewRepo(t)
-	seen := map[string]bool{}
-	var twice string
+	// Two commits of no tree whose hashes begin alike: four digits collide after some 300.
+	seen := map[string]string{}
+	twice := ""
 	for i := 0; twice == ""; i++ {
-		// Commits of no tree and no parent are cheap; four digits collide after some 300.
-		h := r.Git("commit-tree", "-m", strings.Repeat("x", i), "4b825dc642cb6eb9a060e54bf8d69288fbee4904")
-		if seen[h[:4]] {
-			twice = h[:4]
+		body := fmt.Sprintf("tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\n%d\n", i)
+		short := fmt.Sprintf("%x", sha1.Sum(fmt.Appendf(nil, "commit %d\x00%s", len(body), body)))[:4]
+		if seen[short] != "" {
+			twice = short
+			for _, text := range []string{body, seen[short]} {
+				if h := r.Git("hash-object", "-w", "-t", "commit", file(t, text)); h[:4] != short {
+					t.Fatalf("%s is not %s…", h, short)
+				}
+			}
 		}
-		seen[h[:4]] = true
+		seen[short] = body
 	}
 	s, err := source.OpenLocal(r.Work)
 	if err != nil {
@@ -246,7 +254,7 @@ func TestWatchCoalesces(t *testing.T) {
 func TestNextPoll(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	at := func(node string, now time.Time) time.Time {
-		return open(t, source.Config{URL: "https://example.com/x", NodeName: node, Interval: time.Minute}).NextPoll(now)
+		return open(t, source.Config{URL: "https://example.com/x", NodeName: node, Interval: time.Minute, StateDir: "/nowhere"}).NextPoll(now)
 	}
 	seconds := map[int]int{}
 	for i := range 600 {

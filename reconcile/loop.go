@@ -105,7 +105,7 @@ func (l *loop) turn(ctx context.Context) {
 	}
 	l.startFetch(ctx)
 	l.startResolve(ctx)
-	observed, err := l.cfg.Runtime.List(ctx)
+	observed, err := l.list(ctx)
 	if ctx.Err() != nil {
 		return
 	}
@@ -113,6 +113,8 @@ func (l *loop) turn(ctx context.Context) {
 		l.cannotList(err)
 		l.flush()
 		l.publish()
+		l.answerSyncs()
+		l.answerDowns()
 		l.a.counters.observe(time.Since(started), "error")
 		return
 	}
@@ -141,6 +143,14 @@ func (l *loop) turn(ctx context.Context) {
 	l.answerSyncs()
 	l.answerDowns()
 	l.a.counters.observe(time.Since(started), "ok")
+}
+
+// list says what is here. Where everything was taken down nobody asks: the supervisor is ending, or has ended.
+func (l *loop) list(ctx context.Context) ([]runtime.Status, error) {
+	if l.state.Down && len(l.flights) == 0 {
+		return nil, nil
+	}
+	return l.cfg.Runtime.List(ctx)
 }
 
 func (l *loop) cannotList(err error) {

@@ -98,11 +98,9 @@ func TestDownKeepsNothingAlive(t *testing.T) {
 		if err := w.agent.Down(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range report.Rows(w.view(), false) {
-			if r.ID != "" {
-				if err := w.rt.Remove(t.Context(), runtime.ID(r.ID)); err != nil {
-					t.Fatal(err)
-				}
+		for _, o := range w.view().Observed {
+			if err := w.rt.Remove(t.Context(), o.ID); err != nil {
+				t.Fatal(err)
 			}
 		}
 		after(time.Hour)
@@ -119,5 +117,22 @@ func TestDownKeepsNothingAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.wantRunning("db", "web")
+	})
+}
+
+func TestSyncSaysThatTheContainersCannotBeListed(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.rt.Fail(fake.OpList, runtime.Name{}, -1, errors.New("the supervisor does not answer"))
+		w.start()
+		defer w.stop()
+		<-w.agent.Ready()
+		r, err := w.agent.Sync(t.Context())
+		if err != nil || r.Outcome != SyncFailed || !strings.Contains(r.Message, "does not answer") {
+			t.Errorf("%+v, %v", r, err)
+		}
+		w.rt.Heal(runtime.Name{})
+		after(time.Minute)
+		w.wantRunning("web")
 	})
 }

@@ -100,6 +100,10 @@ func (l *loop) endBackoffs() {
 	}
 }
 
+// patience is how often in a row the containers may fail to be listed before a sync gives up: the supervisor may just
+// be being started.
+const patience = 3
+
 // answerSyncs ends the syncs whose wait is over.
 func (l *loop) answerSyncs() {
 	if len(l.syncs) == 0 {
@@ -138,6 +142,9 @@ func (l *loop) syncResult() (r SyncResult, over bool) {
 	}
 	r.Revision = l.fetch.last.Revision.Commit
 	switch {
+	case l.listError != "":
+		r.Outcome, r.Reason, r.Message = SyncFailed, report.ReasonUnavailable, "cannot list the containers: "+l.listError
+		return r, l.listFails >= patience
 	case l.fetch.last.Error != "":
 		r.Outcome, r.Reason, r.Message = SyncFailed, report.ReasonFetchFailed, l.fetch.last.Error
 		r.Hint = l.fetch.last.Hint

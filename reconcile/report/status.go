@@ -121,10 +121,10 @@ func syncOf(v View, list []*subject) (sync, reason, message string) {
 	}
 	behind := accepted != nil && fetched != "" && fetched != accepted.Revision.Commit
 	switch {
-	case v.ObservedError != "":
-		return Unknown, "RuntimeUnavailable", v.ObservedError
 	case v.State.Down:
 		return Suspended, "Down", joinSentences("everything was taken down; bring it back with: reconciler resume", fetchMessage)
+	case v.ObservedError != "":
+		return Unknown, ReasonUnavailable, v.ObservedError
 	case v.State.Suspended:
 		return Suspended, Suspended, joinSentences("syncing is suspended; let it go on with: reconciler resume", fetchMessage)
 	case v.Plan.Blocked != nil:

@@ -96,8 +96,9 @@ const (
 
 // Reasons that reports give beyond those of a plan and of a runtime.
 const (
-	ReasonRejected    = "Rejected"    // the newest commit cannot be used
-	ReasonFetchFailed = "FetchFailed" // the source could not be read
+	ReasonRejected    = "Rejected"           // the newest commit cannot be used
+	ReasonFetchFailed = "FetchFailed"        // the source could not be read
+	ReasonUnavailable = "RuntimeUnavailable" // the containers cannot be listed
 	ReasonOOMKilled   = "OOMKilled"
 	ReasonNotReady    = "DependencyNotReady"
 )

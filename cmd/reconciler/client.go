@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"reconciler/manifest"
@@ -76,7 +77,7 @@ func (c *agentClient) history(ctx context.Context, name *manifest.Name) ([]journ
 
 func (c *agentClient) events(ctx context.Context, name *manifest.Name, follow bool, fn func(report.Event) error) error {
 	err := c.api.Events(ctx, name, follow, fn)
-	if err == nil && follow && ctx.Err() == nil {
+	if (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) && follow && ctx.Err() == nil {
 		return withHint(errors.New("events: the agent stopped"), "start it again with `reconciler agent`, or leave -f out")
 	}
 	return ended("events", err)

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"reconciler/reconcile/report"
+	"reconciler/reconcile/source/sourcetest"
+)
+
+// Commits that cannot be used: each is refused with file and line, and what runs is not touched.
+func TestBadCommitsTouchNothing(t *testing.T) {
+	s := newServer(t)
+	repo := repository(t, sourcetest.Files{"good.yaml": busybox("good", forever)})
+	s.start("--repo", repo.Bare)
+	s.must("sync", "--timeout", patience)
+	pid := s.rows()["good"].Pid
+	container := func(spec string) string {
+		return "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: bad}\nspec: {image: x:1, network: none, " + spec + "}\n"
+	}
+	for _, tt := range []struct {
+		name  string
+		files sourcetest.Files
+		want  string
+	}{
+		{"syntax", sourcetest.Files{"bad.yaml": "apiVersion: [\n"}, "bad.yaml:"},
+		{"unknown field", sourcetest.Files{"bad.yaml": container("immage: y")}, "bad.yaml:4"},
+		{"unknown kind", sourcetest.Files{"bad.yaml": "apiVersion: reconciler/v1\nkind: Contaner\nmetadata: {name: bad}\n"}, "bad.yaml:2"},
+		{"later field", sourcetest.Files{"bad.yaml": container("ports: [{containerPort: 80}]")}, "not supported yet"},
+		{"duplicate name", sourcetest.Files{"bad.yaml": busybox("good", "x")}, "good"},
+		{"missing config", sourcetest.Files{"bad.yaml": container("mounts: [{path: /x, config: nowhere}]")}, "nowhere"},
+		{"cycle", sourcetest.Files{"bad.yaml": container("dependsOn: [bad2]"), "bad2.yaml": strings.Replace(container("dependsOn: [bad]"), "name: bad", "name: bad2", 1)}, "bad"},
+		{"two mounts at a path", sourcetest.Files{"bad.yaml": container("mounts: [{path: /x, tmpfs: 1Mi}, {path: /x, tmpfs: 1Mi}]")}, "/x"},
+		{"relative mount", sourcetest.Files{"bad.yaml": container("mounts: [{path: x, tmpfs: 1Mi}]")}, "bad.yaml:4"},
+		{"volume shared by one only", sourcetest.Files{
+			"bad.yaml":  container("mounts: [{path: /x, volume: v}]"),
+			"bad2.yaml": strings.Replace(container("mounts: [{path: /x, volume: v, shared: true}]"), "name: bad", "name: bad2", 1),
+		}, "shared"},
+		{"large file", sourcetest.Files{"bad.yaml": "# " + strings.Repeat("x", 2<<20)}, "bad.yaml"},
+		{"aliases", sourcetest.Files{"bad.yaml": laughs()}, "bad.yaml"},
+		{"zero bytes", sourcetest.Files{"bad.yaml": "apiVersion: \x00\n"}, "bad.yaml"},
+		{"link out", sourcetest.Files{"bad.yaml": sourcetest.Symlink + "/etc/passwd"}, "bad.yaml"},
+		{"path out", sourcetest.Files{"bad.yaml": "apiVersion: reconciler/v1\nkind: Config\nmetadata: {name: c}\nfiles: {x: ../../etc/passwd}\n"}, "bad.yaml:4"},
+		{"image that is not in the commit", sourcetest.Files{"bad.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: bad}\nspec: {image: \"oci-archive:nothing.tar\", network: none}\n"}, "nothing.tar"},
+		{"not ours", sourcetest.Files{"bad.yaml": "version: '3'\nservices: {}\n"}, ".reconcilerignore"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			repo.CommitPush(tt.name, tt.files)
+			r := s.do("sync", "--timeout", patience)
+			if r.code != 1 || !strings.Contains(r.err, tt.want) {
+				t.Errorf("sync: status %d, want 1 and %q\n%s%s", r.code, tt.want, r.out, r.err)
+			}
+			st := s.status()
+			if st.Sync != report.OutOfSync || st.Reason != report.ReasonRejected || !strings.Contains(st.Message, tt.want) {
+				t.Errorf("status: %s %s %s", st.Sync, st.Reason, st.Message)
+			}
+			if good := s.rows()["good"]; good.Pid != pid || good.State != "Running" {
+				t.Errorf("what ran was touched: %+v", good)
+			}
+			undo := sourcetest.Files{}
+			for name := range tt.files {
+				undo[name] = sourcetest.Removed
+			}
+			repo.CommitPush("undo", undo)
+		})
+	}
+	s.must("sync", "--timeout", patience)
+}
+
+// laughs is a billion of them.
+func laughs() string {
+	text := "a0: &a0 [ha, ha]\n"
+	for i := 1; i < 30; i++ {
+		text += fmt.Sprintf("a%d: &a%d [*a%d, *a%d, *a%d]\n", i, i, i-1, i-1, i-1)
+	}
+	return text
+}
+
+// foreignRegistry serves foreign:1, an image for another architecture, and nothing else.
+func foreignRegistry(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	img, err := random.Image(1024, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = cfg.DeepCopy()
+	cfg.OS, cfg.Architecture = "linux", "s390x"
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/foreign:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	return server.URL
+}
+
+// Containers that this server cannot run: each is held with its reason, and nobody waits for it.
+func TestBadContainersHoldNobody(t *testing.T) {
+	s := newServer(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := listener.Addr().String() // nobody listens there any more
+	_ = listener.Close()
+	registry := strings.TrimPrefix(foreignRegistry(t), "http://")
+	image := func(name, ref string) string {
+		return "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: " + name + "}\nspec: {image: \"" + ref + "\", network: none}\n"
+	}
+	repo := repository(t, sourcetest.Files{
+		"good.yaml":     busybox("good", forever),
+		"registry.yaml": image("registry", down+"/x:1"),
+		"missing.yaml":  image("missing", registry+"/nothing:1"),
+		"arch.yaml":     image("arch", registry+"/foreign:1"),
+		"command.yaml":  strings.Replace(busybox("command", "x"), "command: [/bin/busybox", "command: [/bin/bsybox", 1),
+		"capture.yaml":  strings.Replace(busybox("capture", "x"), "paths: [/bin/busybox]", "paths: [/etc/passwd]", 1),
+		"host.yaml":     busybox("host", "x", "mounts: [{path: /x, hostPath: /etc}]"),
+	})
+	s.start("--repo", repo.Bare)
+	if r := s.do("sync", "--timeout", patience); r.code != 1 {
+		t.Errorf("sync: status %d\n%s%s", r.code, r.out, r.err)
+	}
+	rows := s.rows()
+	if rows["good"].State != "Running" {
+		t.Errorf("good waits for the others: %+v", rows["good"])
+	}
+	for name, want := range map[string]string{
+		"registry": down, "missing": "nothing:1", "arch": "s390x", "command": "/bin/bsybox", "capture": "/etc/passwd", "host": "/etc",
+	} {
+		row := rows[name]
+		if row.Pid != 0 || row.Health != report.Degraded || row.Reason == "" || !strings.Contains(row.Message, want) {
+			t.Errorf("%s: want %q in the message: %+v", name, want, row)
+		}
+	}
+}
+
+// An agent that cannot start says why and what to do, and ends with 1.
+func TestAgentThatCannotStart(t *testing.T) {
+	s := newServer(t)
+	repo := repository(t, sourcetest.Files{"a.yaml": busybox("a", forever)})
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no repository", nil, "--repo URL"},
+		{"scheme", []string{"--repo", "gopher://example.com/x"}, "gopher"},
+		{"git scheme", []string{"--repo", "git://example.com/x.git"}, "https or ssh"},
+		{"token over http", []string{"--repo", "http://git.example.com/x.git", "--git-token-file", "/dev/null"}, "use https"},
+		{"path out of the repository", []string{"--repo", repo.Bare, "--path", "../x"}, "leaves the repository"},
+		{"share", []string{"--repo", repo.Bare, "--max-remove", "half"}, "--max-remove"},
+		{"mirror", []string{"--repo", repo.Bare, "--registry-mirror", "x"}, "HOST=URL"},
+		{"run directory too long", []string{"--repo", repo.Bare, "--run-dir", "/tmp/" + strings.Repeat("x", 120)}, "shorter --run-dir"},
+	} {
+		r := s.do(append([]string{"agent"}, tt.args...)...)
+		if r.code != 1 || !strings.Contains(r.err, tt.want) {
+			t.Errorf("%s: status %d, want 1 and %q\n%s", tt.name, r.code, tt.want, r.err)
+		}
+	}
+}
+
+// What the source says shows in status, and what runs goes on.
+func TestBadSources(t *testing.T) {
+	s := newServer(t)
+	repo := repository(t, sourcetest.Files{"a.yaml": busybox("a", forever)})
+	good := s.start("--repo", repo.Bare)
+	s.must("sync", "--timeout", patience)
+	pid := s.rows()["a"].Pid
+	good.stop(syscall.SIGTERM)
+	empty := sourcetest.NewRepo(t)
+	sshd := sourcetest.SSHD(t, sourcetest.SSHOptions{})
+	nobody := filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(nobody, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrong := filepath.Join(t.TempDir(), "key")
+	sourcetest.NewKey(t, wrong)
+	ssh := fmt.Sprintf("ssh://%s@%s%s", sshd.User, sshd.Addr, repo.Bare)
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no such place", []string{"--repo", "/no/such/place.git"}, "/no/such/place.git"},
+		{"branch", []string{"--repo", repo.Bare, "--branch", "mian"}, "there is no branch mian; there are: main"},
+		{"path", []string{"--repo", repo.Bare, "--path", "nowhere"}, "nowhere"},
+		{"empty", []string{"--repo", empty.Bare}, "empty"},
+		{"host key", []string{"--repo", ssh, "--git-ssh-key", sshd.Key, "--git-known-hosts", nobody}, "host key"},
+		{"key", []string{"--repo", ssh, "--git-ssh-key", wrong, "--git-known-hosts", sshd.KnownHosts}, "authentication failed"},
+		{"server down", []string{"--repo", "http://127.0.0.1:1/x.git"}, "refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			agent := s.start(tt.args...)
+			r := s.do("sync", "--timeout", patience)
+			if r.code != 1 || !strings.Contains(r.err, tt.want) {
+				t.Errorf("sync: status %d, want 1 and %q\n%s%s", r.code, tt.want, r.out, r.err)
+			}
+			if st := s.status(); st.LastFetch.OK || !strings.Contains(st.LastFetch.Error, tt.want) || st.NextFetch == nil {
+				t.Errorf("status: %+v", st)
+			}
+			if a := s.rows()["a"]; a.Pid != pid {
+				t.Errorf("what ran was touched: %+v", a)
+			}
+			agent.stop(syscall.SIGTERM)
+		})
+	}
+	agent := s.start("--repo", ssh, "--git-ssh-key", sshd.Key, "--git-known-hosts", sshd.KnownHosts)
+	s.must("sync", "--timeout", patience)
+	agent.stop(syscall.SIGTERM)
+}
+
+// Two agents, another instance's directory, another node: each is refused before anything is touched.
+func TestWrongServer(t *testing.T) {
+	s := newServer(t)
+	repo := repository(t, sourcetest.Files{
+		"a.yaml":    busybox("a", forever),
+		"node.yaml": "apiVersion: reconciler/v1\nkind: Node\nmetadata: {name: n1}\n",
+	})
+	first := s.start("--repo", repo.Bare, "--node", "n1")
+	s.must("sync", "--timeout", patience)
+	pid := s.rows()["a"].Pid
+	if r := s.do("agent", "--repo", repo.Bare, "--node", "n1"); r.code != 1 || !strings.Contains(r.err, "in use by another agent") || !strings.Contains(r.err, "hint: ") {
+		t.Errorf("second agent: status %d\n%s", r.code, r.err)
+	}
+	if r := s.do("agent", "--repo", repo.Bare, "--node", "n1", "--instance", "somebody-else"); r.code != 1 || !strings.Contains(r.err, s.instance) {
+		t.Errorf("another instance on this state directory: status %d\n%s", r.code, r.err)
+	}
+	first.stop(syscall.SIGTERM)
+
+	second := s.start("--repo", repo.Bare, "--node", "n2")
+	if r := s.do("sync", "--timeout", patience); r.code != 3 || !strings.Contains(r.err, "UnknownNode") {
+		t.Errorf("a node that no Node manifest names: status %d\n%s", r.code, r.err)
+	}
+	if a := s.rows()["a"]; a.Pid != pid {
+		t.Errorf("what ran was touched: %+v", a)
+	}
+	second.stop(syscall.SIGTERM)
+}
+
+// Without root each verb that needs it says so, and what to do instead.
+func TestWithoutRoot(t *testing.T) {
+	s := newServer(t)
+	if err := os.Chmod(filepath.Dir(s.bin), 0o755); err != nil { // so that nobody may run it
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"agent --repo /x", "ps", "status", "logs a", "exec a -- x", "sync", "plan", "down", "image ls", "volume ls", "approve x", "describe a", "history", "events"} {
+		cmd := exec.Command(s.bin, strings.Fields(verb)...)
+		cmd.Env, cmd.Dir = s.env, "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, _ := cmd.CombinedOutput()
+		want := 1
+		if strings.HasPrefix(verb, "exec") {
+			want = 125
+		}
+		if cmd.ProcessState.ExitCode() != want || !strings.Contains(string(out), "root is needed") || !strings.Contains(string(out), "hint: run it with sudo") {
+			t.Errorf("%s: status %d\n%s", verb, cmd.ProcessState.ExitCode(), out)
+		}
+	}
+}

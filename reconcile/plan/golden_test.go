@@ -45,6 +45,7 @@ type golden struct {
 // seen is one container: made from the workload of that name in a set ("was", "accepted", "desired").
 type seen struct {
 	ID, Name, From, State, Image, Reason, Message string
+	Pinned                                        string // Spec.Image.Digest
 	Origin                                        string // in place of a set's
 	Foreign                                       bool
 	Age, Ended, Ran                               time.Duration
@@ -229,6 +230,9 @@ func observe(t *testing.T, sets map[string]*manifest.Set, s seen) runtime.Status
 		t.Fatal(err)
 	}
 	spec.SecretDigests = s.Secrets
+	if s.Pinned != "" {
+		spec.Image.Digest = s.Pinned
+	}
 	out.Spec = spec
 	return out
 }

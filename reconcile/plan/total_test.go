@@ -103,3 +103,22 @@ func (w *world) inOrder(rt *rapid.T, p plan.Plan) {
 		rest = later
 	}
 }
+
+// TestRemovalsOfACircle removes containers whose manifests depended on each other, which Load refuses by now.
+func TestRemovalsOfACircle(t *testing.T) {
+	w := newWorld(t)
+	w.want("c1")
+	w.in.Approved["c1"] = true
+	for i := range 3 {
+		spec := manifest.Spec{Image: "x", DependsOn: []manifest.Dependency{{Name: fmt.Sprintf("c%d", (i+1)%3)}}}
+		lowered, err := plan.Lower(workload(named(fmt.Sprintf("c%d", i)), spec))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.rt.Put(runtime.Status{State: runtime.StateRunning, Spec: lowered})
+	}
+	w.settle(func(plan.Plan) {})
+	if list := w.list(); len(list) != 0 {
+		t.Errorf("%d containers are left", len(list))
+	}
+}

@@ -255,6 +255,14 @@ func TestCaptureRefuses(t *testing.T) {
 	}
 	badELF(t, in("elf"), secret)
 	badELF(t, in("elf-relative"), "../secret")
+	// A shared object like any other, but not where this server keeps its own.
+	self, err := os.ReadFile("/lib64/ld-linux-x86-64.so.2")
+	if err == nil {
+		if err = os.WriteFile(filepath.Join(dir, "ld.so"), self, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	badELF(t, in("elf-elsewhere"), filepath.Join(dir, "ld.so"))
 	if err := os.Symlink(secret, in("link")); err != nil {
 		t.Fatal(err)
 	}
@@ -286,6 +294,7 @@ func TestCaptureRefuses(t *testing.T) {
 		"interpreter by dots":    {s, in("up"), "", runtime.ReasonInvalidImage, "not a program", false},
 		"env":                    {s, in("env"), "", runtime.ReasonInvalidImage, "no-such-program", false},
 		"loader":                 {s, in("elf"), "", runtime.ReasonInvalidImage, "its loader", false},
+		"loader elsewhere":       {s, in("elf-elsewhere"), "", runtime.ReasonInvalidImage, "its loader", false},
 		"relative loader":        {s, in("elf-relative"), "", runtime.ReasonInvalidImage, "its loader", false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -142,7 +142,11 @@ func TestBadContainersHoldNobody(t *testing.T) {
 		"host.yaml":     busybox("host", "x", "mounts: [{path: /x, hostPath: /etc}]"),
 	})
 	s.start("--repo", repo.Bare)
-	if r := s.do("sync", "--timeout", patience); r.code != 1 {
+	s.awaitEvent([]string{"good"}, "Done", "create took")
+	for _, name := range []string{"registry", "missing", "arch", "command"} {
+		s.awaitEvent([]string{name}, "Failed", "create")
+	}
+	if r := s.do("sync", "--timeout", "1s"); r.code != 1 || !strings.Contains(r.err, "sync: ") {
 		t.Errorf("sync: status %d\n%s%s", r.code, r.out, r.err)
 	}
 	rows := s.rows()

@@ -171,6 +171,14 @@ func TestResumeAfterTheAgentDied(t *testing.T) {
 	if sent, want := c.sent.Load(), m.Layers[0].Size/2+2*m.Config.Size+10; sent > want || c.ranges.Load() != 2 {
 		t.Fatalf("%d bytes were sent in %d continued downloads, want at most %d in 2", sent, c.ranges.Load(), want)
 	}
+	// Where all that was left is wrong, it is thrown away and not taken for the registry's fault.
+	s = newStore(t)
+	ingest(m.Config, []byte("not what it begins with"))
+	ingest(m.Layers[0], append([]byte("x"), half[:len(half)/2]...))
+	if got := ensure(t, s, c.host+"/big:1"); got.Digest != digest {
+		t.Fatal("not what was pushed")
+	}
+	leftovers(t, s)
 }
 
 func TestRegistryThatNeverDelivers(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -262,14 +263,8 @@ func TestOneWhoGivesUpDoesNotFailTheOthers(t *testing.T) {
 		first <- err
 	}()
 	<-reached
-	joined := make(chan struct{}, 1)
 	go func() {
-		_, err := s.Ensure(t.Context(), Request{Ref: ref, Progress: func(runtime.Progress) {
-			select {
-			case joined <- struct{}{}:
-			default:
-			}
-		}})
+		_, err := s.Ensure(t.Context(), Request{Ref: ref})
 		second <- err
 	}()
 	for { // until the second one waits for the same work
@@ -282,6 +277,7 @@ func TestOneWhoGivesUpDoesNotFailTheOthers(t *testing.T) {
 		if waiting == 2 {
 			break
 		}
+		goruntime.Gosched()
 	}
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {

@@ -16,6 +16,9 @@ type Loader struct {
 	// is always the whole repository: relative paths in manifests may lead outside of Path, not outside of the tree,
 	// and positions are paths of the repository. Empty or ".": the root.
 	Path string
+	// Unreadable reports whether an error of the tree says nothing of the commit, such as one of a damaged disk. Load
+	// then fails with that error and no Problem. Nil: every error is a mistake in the commit.
+	Unreadable func(error) bool
 }
 
 // Load returns what tree asks of node. See Loader.Load.
@@ -27,7 +30,7 @@ func LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) {
 }
 
 // Load returns what tree asks of node. Where the repository has Node manifests, node's labels are those of the one
-// with its name; else those given. An error is a *multierror.Error of Problems, sorted by position, with everything
+// with its name; else those given. But for what Unreadable speaks of, an error is a *multierror.Error of Problems, sorted by position, with everything
 // that is wrong (see Problems); the Set is then of no use but for its Warnings.
 func (l Loader) Load(tree fs.FS, rev Revision, node Node) (Set, error) {
 	sets, err := l.load(tree, rev, func(known []nodeManifest) []*target {
@@ -62,7 +65,7 @@ func (l Loader) LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) 
 
 // loading is one pass over a tree, for one node or for all.
 type loading struct {
-	tree     fs.FS
+	tree     *watchedTree
 	problems *problems
 	types    typeCache
 	later    []laterField
@@ -93,11 +96,11 @@ type target struct {
 
 func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
 	ld := &loading{
-		tree: tree, problems: newProblems(), types: make(typeCache), later: laterFields(),
+		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache), later: laterFields(),
 		configs: make(map[Name]*config), secrets: make(map[Name]*secret),
 		origins: make(map[*yaml.Node]string),
 	}
-	all := files(tree, l.Path, ld.problems)
+	all := files(ld.tree, l.Path, ld.problems)
 	for _, f := range all {
 		// Selection and defaults need every Node before the first workload. Only files with the word are parsed twice.
 		if bytes.Contains(f.data, []byte(kindNode)) {
@@ -122,6 +125,9 @@ func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*ta
 		}
 	}
 	sets := ld.sets(rev)
+	if ld.tree.err != nil {
+		return sets, ld.tree.err
+	}
 	return sets, ld.problems.err()
 }
 

@@ -21,7 +21,7 @@ type Source interface {
 	Fetch(ctx context.Context) (manifest.Revision, error)
 	// Tree returns the files of a commit that was fetched.
 	Tree(ctx context.Context, commit string) (fs.FS, error)
-	// Descends reports whether commit is ancestor or comes after it.
+	// Descends reports whether commit is ancestor or comes after it. See Config.UnknownCommit for its errors.
 	Descends(ctx context.Context, ancestor, commit string) (bool, error)
 	// Watch returns a channel of hints that the source changed, until ctx ends; nil where it cannot be watched.
 	Watch(ctx context.Context) (<-chan struct{}, error)
@@ -37,6 +37,9 @@ type Config struct {
 
 	Source     Source
 	SourceInfo report.Source // what status says of the source; without credentials
+	// UnknownCommit reports whether an error of Source.Descends says that the repository does not have the ancestor (any
+	// more); any other is a failed fetch. Nil: none says so.
+	UnknownCommit func(error) bool
 	// Load turns a commit's tree into this node's set. An error with a manifest.Problem in it rejects the commit; any
 	// other counts as a failed fetch.
 	Load    func(tree fs.FS, rev manifest.Revision) (manifest.Set, error)

@@ -81,8 +81,10 @@ func (a *Agent) look(ctx context.Context, known, accepted string) fetched {
 	if accepted != "" && accepted != rev.Commit {
 		follows, err := a.cfg.Source.Descends(ctx, accepted, rev.Commit)
 		switch {
-		case err != nil:
+		case err != nil && a.cfg.UnknownCommit != nil && a.cfg.UnknownCommit(err):
 			got.ancestry = plan.AncestryUnknown
+		case err != nil:
+			return fetched{err: err} // whether the branch was moved is not known: the next look asks again
 		case !follows:
 			got.ancestry = plan.AncestryMoved
 		}

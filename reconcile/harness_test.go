@@ -29,6 +29,7 @@ type memSource struct {
 	mu      sync.Mutex
 	commits []memCommit
 	err     error         // of Fetch
+	lost    error         // of Descends
 	hang    chan struct{} // Fetch waits for it
 	hints   chan struct{}
 	fetches int
@@ -112,6 +113,9 @@ func (s *memSource) Tree(_ context.Context, commit string) (fs.FS, error) {
 func (s *memSource) Descends(_ context.Context, ancestor, commit string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lost != nil {
+		return false, s.lost
+	}
 	for at := commit; at != ""; {
 		if at == ancestor {
 			return true, nil

@@ -266,64 +266,6 @@ func TestRejectedCommitKeepsWhatRuns(t *testing.T) {
 	})
 }
 
-func TestGuardBlocksUntilApproved(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		w.push(containers("", "a", "b", "c", "d"))
-		w.start()
-		defer w.stop()
-		w.wantRunning("a", "b", "c", "d")
-		bad := w.push(containers("", "a"))
-		s := w.status()
-		if s.Sync != report.Blocked || s.Reason != "Emptying" {
-			t.Fatalf("status %+v", s)
-		}
-		w.rt.Kill(w.idOf("b"))
-		w.wantRunning("a", "b", "c", "d")
-		r, err := w.agent.Sync(t.Context())
-		if err != nil || r.Outcome != SyncBlocked {
-			t.Fatalf("sync %+v, %v", r, err)
-		}
-		p, err := w.agent.Plan(t.Context())
-		if err != nil || p.Blocked == nil || len(p.Steps) != 3 || p.Steps[0].Op != "remove" {
-			t.Errorf("plan %+v, %v", p, err)
-		}
-		if _, err := w.agent.Approve(t.Context(), "nonsense"); err == nil {
-			t.Error("nonsense approved")
-		}
-		// Restarted, it is still blocked, and says so once in history.
-		w.stop()
-		w.start()
-		if s := w.status(); s.Sync != report.Blocked {
-			t.Errorf("after a restart: %+v", s)
-		}
-		if _, err := w.agent.Approve(t.Context(), bad); err != nil {
-			t.Fatal(err)
-		}
-		w.wantRunning("a")
-		if h := w.history(); len(h) != 2 || h[0].Result != journal.ResultApplied {
-			t.Errorf("history %+v", h)
-		}
-	})
-}
-
-func TestMovedBranchIsBlocked(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		first := w.push(containers("", "web"))
-		w.push(containers("  env: {A: b}\n", "web"))
-		w.start()
-		defer w.stop()
-		w.wantRunning("web")
-		id := w.idOf("web")
-		w.src.push(first, containers("  env: {A: other}\n", "web"))
-		if s := w.status(); s.Sync != report.Blocked || s.Reason != "MovedBranch" {
-			t.Fatalf("status %+v", s)
-		}
-		if w.idOf("web") != id {
-			t.Error("web was touched")
-		}
-	})
-}
-
 func TestSuspendedStillRestarts(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.push(containers("", "web"))

@@ -79,6 +79,7 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 	return reconcile.New(reconcile.Config{
 		Node: a.set.node, Instance: a.set.instance, StateDir: a.set.stateDir,
 		Source: src, SourceInfo: a.sourceInfo(src), Load: a.load,
+		UnknownCommit: unknownCommit, HintOf: source.Hint,
 		Runtime: rt, Facts: facts(rt), Policy: policy, Resolve: rt.Resolve,
 		Collect: func(ctx context.Context, keep []string) error {
 			gone, err := rt.CollectImages(ctx, keep, a.set.imageGCHigh, a.set.imageGCLow)
@@ -112,7 +113,11 @@ func (a *app) sourceInfo(src *source.Source) report.Source {
 
 // load reads what a commit asks of this node.
 func (a *app) load(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
-	loader := manifest.Loader{Path: filepath.ToSlash(filepath.Clean(a.set.path))}
+	loader := manifest.Loader{
+		Path: filepath.ToSlash(filepath.Clean(a.set.path)),
+		// Our clone is repaired, or a directory that is being written to is at rest, when it is read again.
+		Unreadable: func(err error) bool { return errors.Is(err, source.ErrCorrupt) || errors.Is(err, source.ErrChanged) },
+	}
 	return loader.Load(tree, rev, manifest.Node{Name: a.set.node, Labels: a.set.labels})
 }
 
@@ -177,6 +182,8 @@ func (a *app) planAlone(ctx context.Context) (report.Plan, error) {
 	return report.PlanOf(plan.Compute(in)), nil
 }
 
+func unknownCommit(err error) bool { return errors.Is(err, source.ErrUnknownCommit) }
+
 // ancestry says how commit follows the one in force.
 func ancestry(ctx context.Context, src *source.Source, accepted, commit string) (plan.Ancestry, error) {
 	if accepted == "" || accepted == commit {
@@ -184,7 +191,7 @@ func ancestry(ctx context.Context, src *source.Source, accepted, commit string) 
 	}
 	follows, err := src.Descends(ctx, accepted, commit)
 	switch {
-	case errors.Is(err, source.ErrUnknownCommit):
+	case unknownCommit(err):
 		return plan.AncestryUnknown, nil
 	case err != nil:
 		return "", err

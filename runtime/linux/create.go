@@ -29,10 +29,14 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}
+	vars, err := r.variables(spec)
+	if err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
 	now := time.Now()
 	rec := record{
 		Version: recordVersion, ID: newID(spec.Name, now), CreatedAt: now.UTC(), Spec: spec,
-		ImageDigest: img.Digest, StopSignal: img.Config.StopSignal, Warnings: warnings(img),
+		ImageDigest: img.Digest, StopSignal: img.Config.StopSignal, Warnings: append(warnings(img), vars.warnings...),
 	}
 	if err := r.state.create(rec); err != nil {
 		return "", failure(op, rec.ID, spec.Name, err)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,6 +115,34 @@ func TestSecretsNeverReachTheDisk(t *testing.T) {
 	}
 	if data, err := os.ReadFile(e.cfg.StateDir + "/containers/" + string(id) + "/config.json"); err != nil || !bytes.Contains(data, []byte("TOKEN=secret:")) {
 		t.Errorf("the kept config.json has no placeholder: %v", err)
+	}
+}
+
+// Later sources win over earlier ones and env over all; what cannot name a variable is left out with a warning.
+func TestVariablesFromWholeSources(t *testing.T) {
+	e := newEnv(t)
+	e.write("secret/app/TOKEN", canary+"\n")
+	e.write("secret/app/MODE", "secret")
+	e.write("secret/app/LEVEL", "secret")
+	e.write("secret/app/not a name", "x")
+	spec := e.sh("web", "sleep 1000")
+	spec.EnvFrom = []runtime.EnvSource{
+		{Values: map[string]string{"MODE": "first", "ONLY": "here"}},
+		{SecretDirectory: e.dir + "/secret/app"},
+		{Values: map[string]string{"LEVEL": "last"}},
+	}
+	spec.Env = []runtime.EnvVar{{Name: "OWN", Value: "1"}}
+	id := e.start(spec)
+	if out, code := e.exec(id, "sh", "-c", "echo $TOKEN $MODE $ONLY $LEVEL $OWN"); out != canary+" secret here last 1\n" || code != 0 {
+		t.Errorf("the variables are %q, exit code %d", out, code)
+	}
+	data, err := os.ReadFile(e.cfg.StateDir + "/containers/" + string(id) + "/config.json")
+	if err != nil || bytes.Contains(data, []byte(canary)) || !bytes.Contains(data, []byte("TOKEN=secret:")) {
+		t.Errorf("the kept config.json holds the secret or no placeholder: %v", err)
+	}
+	statuses, err := e.List(t.Context())
+	if err != nil || len(statuses) != 1 || !slices.ContainsFunc(statuses[0].Warnings, func(w string) bool { return strings.Contains(w, `"not a name"`) }) {
+		t.Errorf("no warning of the key that is left out: %+v, %v", statuses, err)
 	}
 }
 

@@ -32,12 +32,9 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err = r.roots.Check(spec.Name, spec.Mounts, users); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
-	for _, v := range spec.Env {
-		if v.Secret != nil {
-			if _, err = r.roots.SecretValue(v.Name, *v.Secret); err != nil {
-				return runtime.Prepared{}, failure(op, "", spec.Name, err)
-			}
-		}
+	vars, err := r.variables(spec)
+	if err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
 	img, err := r.bring(ctx, spec, in)
 	if err != nil {
@@ -46,7 +43,7 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err := r.checkProcess(spec, img); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
-	return runtime.Prepared{ImageDigest: img.Digest, Warnings: warnings(img)}, nil
+	return runtime.Prepared{ImageDigest: img.Digest, Warnings: append(warnings(img), vars.warnings...)}, nil
 }
 
 // bring makes sure that the spec's image is on this server.

@@ -121,14 +121,11 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root) error 
 			return err
 		}
 	}
-	values := map[string]string{}
-	for _, v := range e.Spec.Env {
-		if v.Secret != nil {
-			if values[v.Name], err = r.roots.SecretValue(v.Name, *v.Secret); err != nil {
-				return err
-			}
-		}
+	vars, err := r.variables(e.Spec)
+	if err != nil {
+		return err
 	}
+	in.Spec.Env = vars.env
 	spec, err := ociSpec(in)
 	if err != nil {
 		return err
@@ -136,7 +133,7 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root) error 
 	if err := writeJSON(filepath.Join(r.state.dir(e.ID), configFile), spec); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(root.Bundle, configFile), withSecrets(spec, values))
+	return writeJSON(filepath.Join(root.Bundle, configFile), withSecrets(spec, vars.secrets))
 }
 
 // writeOwnFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf. On the server's network names mean what they mean

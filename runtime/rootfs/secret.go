@@ -41,10 +41,29 @@ func (s *Store) SecretValue(variable string, k runtime.SecretKey) (string, error
 	if err != nil {
 		return "", err
 	}
-	value := string(content[k.Key])
-	value = strings.TrimSuffix(strings.TrimSuffix(value, "\n"), "\r")
+	return variableOf(op, k.Key, content[k.Key])
+}
+
+// SecretValues reads every key of a secret as SecretValue does.
+func (s *Store) SecretValues(directory string) (map[string]string, error) {
+	const op = "read secret for the environment"
+	content, err := s.readSecret(op, directory, "")
+	if err != nil {
+		return nil, err
+	}
+	values := make(map[string]string, len(content))
+	for key, data := range content {
+		if values[key], err = variableOf(op, key, data); err != nil {
+			return nil, err
+		}
+	}
+	return values, nil
+}
+
+func variableOf(op, key string, data []byte) (string, error) {
+	value := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	if strings.ContainsRune(value, 0) {
-		return "", permanent(op, "", fmt.Errorf("key %q holds a NUL byte, which no variable can", k.Key), "mount the secret as a file")
+		return "", permanent(op, "", fmt.Errorf("key %q holds a NUL byte, which no variable can", key), "mount the secret as a file")
 	}
 	return value, nil
 }

@@ -48,14 +48,13 @@ var ErrNotFound = errors.New("no such container")
 
 // IsPermanent reports whether err says that trying again is no use.
 func IsPermanent(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Permanent
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Permanent
 }
 
 // HintOf returns the hint that err carries, or "".
 func HintOf(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
 	}
 	return ""
@@ -63,8 +62,7 @@ func HintOf(err error) string {
 
 // ReasonOf returns the reason that err carries, or ReasonStartFailed.
 func ReasonOf(err error) string {
-	var e *Error
-	if errors.As(err, &e) && e.Reason != "" {
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason != "" {
 		return e.Reason
 	}
 	return ReasonStartFailed

@@ -156,7 +156,7 @@ func (c *computation) dueFirst(w *work, of manifest.Workload) string {
 	case s.Reason == "":
 		c.unschedulable(w, "is not started")
 		return ""
-	case of.Digest != w.want.Digest:
+	case w.want == nil || of.Digest != w.want.Digest:
 		return "" // it never ran, so there is nothing to keep alive until the new one can be made
 	default:
 		return "starting it failed before: " + s.Message

@@ -135,7 +135,7 @@ func (c *computation) wakeAt(t time.Time) {
 // respectFlight drops what a step in flight is bringing about already, and cancels one that brings about something else.
 func (c *computation) respectFlight(w *work) {
 	f, ok := c.in.InFlight[w.name]
-	if !ok {
+	if !ok || c.isRenamed(w) {
 		return
 	}
 	wanted := ""

@@ -21,6 +21,7 @@ const (
 // decide says what a name needs now, its dependencies apart.
 func (c *computation) decide(w *work) {
 	switch {
+	case c.isRenamed(w): // see renamed
 	case w.want == nil:
 		c.remove(w)
 	case w.want.Kind != manifest.KindContainer:
@@ -39,9 +40,10 @@ func (c *computation) decide(w *work) {
 
 // create makes a container where there is none.
 func (c *computation) create(w *work) {
-	reason := "new"
+	op, reason, remove := OpCreate, "new", removals(w.extra)
 	if from, ok := c.renames.from[w.name]; ok {
-		reason = "renamed from " + from.Short()
+		// What it was called before goes when everything that the new one needs is here.
+		op, reason, remove = OpReplace, "renamed from "+from.Short(), removals(w.extra, c.observed[from])
 	} else if c.accepted[w.name] != nil {
 		reason = "missing: it has no container"
 	}
@@ -52,7 +54,7 @@ func (c *computation) create(w *work) {
 	if !ok {
 		return
 	}
-	w.step = &Step{Op: OpCreate, Workload: *w.want, Spec: spec, Remove: removals(w.extra), Reason: reason}
+	w.step = &Step{Op: op, Workload: *w.want, Spec: spec, Remove: remove, Reason: reason}
 }
 
 // change brings a container from what it was made from to what is wanted. While that is not possible, the old one is
@@ -159,11 +161,10 @@ func (c *computation) remove(w *work) {
 	if c.unschedulable(w, "is not removed") || c.removalGated(w) {
 		return
 	}
-	reason := "not in " + c.set.Revision.Short() + " any more"
-	if to, ok := c.renames.to[w.name]; ok {
-		reason = "renamed to " + to.Short()
+	w.step = &Step{
+		Op: OpRemove, Remove: removals(w.extra, []*runtime.Status{w.keep}),
+		Reason: "not in " + c.set.Revision.Short() + " any more",
 	}
-	w.step = &Step{Op: OpRemove, Remove: removals(w.extra, []*runtime.Status{w.keep}), Reason: reason}
 }
 
 // removeLeftovers takes away what is beside the container that counts, once nothing else is to be done for the name.

@@ -1,12 +1,9 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-
-	"reconciler/manifest"
 )
 
 // Reasons of a Block.
@@ -94,69 +91,4 @@ func howMany(n, total int) string {
 	default:
 		return fmt.Sprintf("%d of the %d containers of this node", n, total)
 	}
-}
-
-// renames pairs workloads that went with equal ones that came under another name.
-type renames struct {
-	to   map[manifest.Name]manifest.Name // old name to new name
-	from map[manifest.Name]manifest.Name // new name to old name
-}
-
-// findRenames pairs what is here and not desired any more with what is desired and not here. Only those are compared,
-// so that an unchanged set costs nothing.
-func (c *computation) findRenames() {
-	var gone, come []manifest.Name
-	for name := range c.observed {
-		if c.desired[name] == nil {
-			gone = append(gone, name)
-		}
-	}
-	if len(gone) == 0 {
-		return
-	}
-	for name := range c.desired {
-		if c.observed[name] == nil {
-			come = append(come, name)
-		}
-	}
-	slices.SortFunc(gone, manifest.Name.Compare)
-	slices.SortFunc(come, manifest.Name.Compare)
-	c.renames = renames{to: map[manifest.Name]manifest.Name{}, from: map[manifest.Name]manifest.Name{}}
-	byContent := map[string][]manifest.Name{}
-	for _, name := range come {
-		key := contentOf(*c.desired[name])
-		byContent[key] = append(byContent[key], name)
-	}
-	for _, name := range gone {
-		old, ok := c.formerly(name)
-		if !ok {
-			continue
-		}
-		key := contentOf(old)
-		if list := byContent[key]; len(list) > 0 && key != "" {
-			c.renames.to[name], c.renames.from[list[0]] = list[0], name
-			byContent[key] = list[1:]
-		}
-	}
-}
-
-// formerly returns what a name that is gone was: as accepted, else as its newest container says.
-func (c *computation) formerly(name manifest.Name) (manifest.Workload, bool) {
-	if w := c.accepted[name]; w != nil {
-		return *w, true
-	}
-	here := c.observed[name]
-	old, err := manifest.DecodeWorkload(here[len(here)-1].Spec.Origin)
-	return old, err == nil
-}
-
-// contentOf returns everything of w that a rename leaves alone.
-func contentOf(w manifest.Workload) string {
-	b, err := json.Marshal(manifest.Workload{
-		Kind: w.Kind, Name: manifest.Name{Namespace: w.Name.Namespace}, Spec: w.Spec, Configs: w.Configs, Secrets: w.Secrets, NodeEnv: w.NodeEnv,
-	})
-	if err != nil {
-		return ""
-	}
-	return string(b)
 }

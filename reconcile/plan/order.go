@@ -14,9 +14,11 @@ import (
 // about to becomes a Hold.
 func (c *computation) order() []Step {
 	o := ordering{c: c, state: map[*work]visit{}}
-	var gone []*work
+	var gone, renamed []*work
 	for _, w := range c.works {
 		switch {
+		case c.isRenamed(w):
+			renamed = append(renamed, w)
 		case w.step == nil:
 		case w.want == nil:
 			gone = append(gone, w)
@@ -24,7 +26,11 @@ func (c *computation) order() []Step {
 			o.add(w)
 		}
 	}
-	gone = slices.DeleteFunc(gone, c.keptForRename)
+	for _, w := range renamed { // now that it is known what becomes of their successors
+		if c.renamed(w); w.step != nil {
+			o.sorted = append(o.sorted, w)
+		}
+	}
 	sorted := append(o.sorted, c.orderRemovals(gone)...)
 	steps := make([]Step, len(sorted))
 	for i, w := range sorted {
@@ -32,21 +38,6 @@ func (c *computation) order() []Step {
 		steps[i] = *w.step
 	}
 	return steps
-}
-
-// keptForRename holds the removal of what was renamed while nothing can take its place.
-func (c *computation) keptForRename(w *work) bool {
-	to, ok := c.renames.to[w.name]
-	if !ok || c.byName[to] == nil || c.byName[to].hold == nil {
-		return false
-	}
-	held := c.byName[to].hold
-	w.step = nil
-	w.hold = &Hold{
-		Name: w.name, Reason: held.Reason, Until: held.Until,
-		Message: fmt.Sprintf("kept until it can run as %s, its new name", to.Short()),
-	}
-	return true
 }
 
 type ordering struct {
@@ -112,10 +103,6 @@ func (o *ordering) await(w *work, names []manifest.Name) {
 			}
 			return
 		}
-	}
-	if from, ok := c.renames.from[w.name]; ok && w.step.Op == OpCreate && c.byName[from] != nil && c.byName[from].step != nil {
-		// Under its old name it may hold what only one can have, such as a volume.
-		w.step.After = append(w.step.After, from)
 	}
 }
 

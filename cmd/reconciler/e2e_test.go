@@ -52,13 +52,13 @@ var usedBinary bool
 
 // server is one server of a test: an instance of the real program with directories of its own.
 type server struct {
-	t                          *testing.T
+	t                          testing.TB
 	bin, dir, instance, secret string
 	env                        []string
 }
 
 // newServer makes a server, and at the test's end takes it down and looks for what is left of it.
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes real containers")
@@ -279,7 +279,7 @@ spec:
 const forever = "echo up; while true; do sleep 3600; done"
 
 // repository makes a bare repository with a first commit.
-func repository(t *testing.T, files sourcetest.Files) *sourcetest.Repo {
+func repository(t testing.TB, files sourcetest.Files) *sourcetest.Repo {
 	t.Helper()
 	repo := sourcetest.NewRepo(t)
 	repo.CommitPush("first", files)

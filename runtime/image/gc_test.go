@@ -137,7 +137,14 @@ func TestCollectByDiskUse(t *testing.T) {
 			}
 		})
 	}
-	if used, err := newStore(t).diskUsage(); err != nil || used <= 0 || used > 100 {
+	s := newStore(t)
+	if used, err := s.diskUsage(); err != nil || used != 0 {
+		t.Errorf("before the first image: disk use %d: %v", used, err)
+	}
+	if err := s.make(); err != nil {
+		t.Fatal(err)
+	}
+	if used, err := s.diskUsage(); err != nil || used <= 0 || used > 100 {
 		t.Errorf("disk use %d: %v", used, err)
 	}
 }

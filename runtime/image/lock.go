@@ -14,6 +14,14 @@ import (
 // locked runs fn while holding the store's lock, shared or exclusive. It is held for moments only, never over a
 // network, and must not be nested: flock knows no owner but the open file.
 func (s *Store) locked(how int, fn func() error) error {
+	if err := s.make(); err != nil {
+		return err
+	}
+	return s.lockedAsIs(how, fn)
+}
+
+// lockedAsIs needs the directories to be there.
+func (s *Store) lockedAsIs(how int, fn func() error) error {
 	f, err := os.OpenFile(filepath.Join(s.images, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -70,7 +78,7 @@ func (t *temp) remove() {
 
 // sweep removes the temporary directories and leases of processes that are dead.
 func (s *Store) sweep() error {
-	return s.locked(unix.LOCK_EX, func() error {
+	return s.lockedAsIs(unix.LOCK_EX, func() error {
 		for _, dir := range []string{filepath.Join(s.images, "tmp"), filepath.Join(s.layers, "tmp"), filepath.Join(s.images, "leases")} {
 			entries, err := os.ReadDir(dir)
 			if err != nil {

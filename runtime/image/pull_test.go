@@ -159,6 +159,9 @@ func TestResumeAfterTheAgentDied(t *testing.T) {
 		t.Fatal(err)
 	}
 	ingest := func(d v1.Descriptor, b []byte) {
+		if err := s.make(); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(s.images, "ingest", "sha256-"+d.Digest.Hex), b, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -53,6 +54,9 @@ type Store struct {
 	layers string
 	boot   string
 
+	making sync.Mutex
+	made   bool // the directories are there
+
 	slots     chan struct{} // one for each download
 	pulls     flights
 	fetches   flights
@@ -64,7 +68,8 @@ type Store struct {
 	usage func() (int, error)
 }
 
-// Open opens the store in o.Dir, makes it where it is not there yet, and sweeps what dead processes left half made.
+// Open opens the store in o.Dir. It makes nothing: the first call that changes something makes the directories and
+// sweeps what dead processes left half made.
 func Open(o Options) (*Store, error) {
 	if o.Platform == (runtime.Platform{}) {
 		o.Platform = HostPlatform()
@@ -90,30 +95,41 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s.boot = strings.TrimSpace(string(boot))
-	for _, d := range []string{"blobs/sha256", "ingest", "leases", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(s.images, d), 0o700); err != nil {
-			return nil, fmt.Errorf("open image store: %w", err)
-		}
+	return s, nil
+}
+
+// make makes the directories where they are not there yet, once for a Store that could.
+func (s *Store) make() error {
+	s.making.Lock()
+	defer s.making.Unlock()
+	if s.made {
+		return nil
 	}
-	if err := os.MkdirAll(filepath.Join(s.layers, "tmp"), 0o700); err != nil {
-		return nil, fmt.Errorf("open image store: %w", err)
+	for _, d := range []string{
+		filepath.Join(s.images, "blobs/sha256"), filepath.Join(s.images, "ingest"), filepath.Join(s.images, "leases"),
+		filepath.Join(s.images, "tmp"), filepath.Join(s.layers, "tmp"),
+	} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("make image store: %w", err)
+		}
 	}
 	for _, d := range []string{s.images, s.layers} {
 		// Layers hold setuid programs and other people's files: only root may come near them.
 		if err := os.Chmod(d, 0o700); err != nil {
-			return nil, fmt.Errorf("open image store: %w", err)
+			return fmt.Errorf("make image store: %w", err)
 		}
 	}
 	layout := filepath.Join(s.images, "oci-layout")
 	if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {
 		if err := writeFile(layout, []byte(layoutFile)); err != nil {
-			return nil, fmt.Errorf("open image store: %w", err)
+			return fmt.Errorf("make image store: %w", err)
 		}
 	}
 	if err := s.sweep(); err != nil {
-		return nil, fmt.Errorf("open image store: sweep: %w", err)
+		return fmt.Errorf("sweep image store: %w", err)
 	}
-	return s, nil
+	s.made = true
+	return nil
 }
 
 const layoutFile = `{"imageLayoutVersion":"1.0.0"}`
@@ -224,7 +240,11 @@ func (s *Store) manifest(h v1.Hash) (*v1.Manifest, *v1.ConfigFile, error) {
 // diskUsage is what df shows under Use%.
 func (s *Store) diskUsage() (int, error) {
 	var st syscall.Statfs_t
-	if err := syscall.Statfs(s.images, &st); err != nil {
+	err := syscall.Statfs(s.images, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // no image was ever brought
+	}
+	if err != nil {
 		return 0, fmt.Errorf("disk use of %s: %w", s.images, err)
 	}
 	used := st.Blocks - st.Bfree

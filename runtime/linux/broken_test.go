@@ -35,8 +35,59 @@ func TestTwoInstancesDoNotTouchEachOther(t *testing.T) {
 	}
 }
 
+// Verbs that look, and down, may be tried on an instance that never was.
+func TestLookingLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	if list, err := e.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("list: %v, %v", list, err)
+	}
+	if images, err := e.Images().List(t.Context()); err != nil || len(images) != 0 {
+		t.Errorf("images: %v, %v", images, err)
+	}
+	if volumes, err := e.Volumes(t.Context()); err != nil || len(volumes) != 0 {
+		t.Errorf("volumes: %v, %v", volumes, err)
+	}
+	if err := e.Down(t.Context(), true); err != nil {
+		t.Errorf("down: %v", err)
+	}
+	linux.Doctor(t.Context(), e.cfg)
+	for _, dir := range []string{e.cfg.StateDir, e.cfg.RunDir} {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was made: %v", dir, err)
+		}
+	}
+}
+
+// A mistyped directory that others use must not be closed to them.
+func TestOpenRefusesADirectoryOfOthers(t *testing.T) {
+	e := newEnv(t)
+	shared := e.dir + "/shared"
+	if err := os.Mkdir(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := e.cfg
+	cfg.RunDir = shared
+	if _, err := linux.Open(cfg); err != nil {
+		t.Errorf("an empty directory: %v", err)
+	}
+	if fi, err := os.Stat(shared); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+	if err := errors.Join(os.Chmod(shared, 0o755), os.WriteFile(shared+"/other.pid", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := linux.Open(cfg)
+	if !runtime.IsPermanent(err) || !strings.Contains(err.Error(), "holds other things") || runtime.HintOf(err) == "" {
+		t.Errorf("error %v", err)
+	}
+	if fi, err := os.Stat(shared); err != nil || fi.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+}
+
 func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	e := newEnv(t)
+	e.create(e.spec("web", "sleep", "1000"))
 	other := e.cfg
 	other.Instance = "other"
 	_, err := linux.Open(other)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
 	"reconciler/runtime/supervisor"
@@ -22,6 +24,9 @@ import (
 func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, error) {
 	op := "create container " + spec.Name.String()
 	if err := ctx.Err(); err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
+	if err := claim(r.cfg); err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}
 	r.sweep()
@@ -152,6 +157,20 @@ func (r *Runtime) inKernel(id runtime.ID) bool {
 // record, and mounts and writable layers without a container.
 func (r *Runtime) sweep() {
 	r.swept.Do(func() {
+		// Looked at before the containers: what another process sets up from here on is not among them.
+		ids, err := r.roots.IDs()
+		if err != nil {
+			r.log.Warn("cannot sweep leftovers", "err", err)
+			return
+		}
+		unlock, err := r.state.lock(unix.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			unlock = func() {}
+		} else if err != nil {
+			r.log.Warn("cannot sweep leftovers", "err", err)
+			return
+		}
+		defer unlock()
 		entries, err := os.ReadDir(r.state.containers())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			r.log.Warn("cannot sweep leftovers", "err", err)
@@ -170,10 +189,6 @@ func (r *Runtime) sweep() {
 			default:
 				known = append(known, runtime.ID(e.Name()))
 			}
-		}
-		ids, err := r.roots.IDs()
-		if err != nil {
-			r.log.Warn("cannot sweep leftovers", "err", err)
 		}
 		for _, id := range ids {
 			if slices.Contains(known, id) || r.inKernel(id) {

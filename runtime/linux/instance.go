@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"reconciler/runtime"
@@ -41,8 +42,9 @@ type marker struct {
 
 const markerVersion = 1
 
-// claimDirectories makes the state and the run directory and marks the state directory as this instance's.
-func claimDirectories(cfg Config) error {
+// vetDirectories says whether the state and the run directory can be this instance's. It makes nothing, so that a verb
+// that only looks leaves no trace of an instance that never was.
+func vetDirectories(cfg Config) error {
 	if !regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString(cfg.Instance) {
 		return &runtime.Error{
 			Op: "use instance " + cfg.Instance, Err: errors.New("not a name of lower case letters, digits and dashes"), Permanent: true,
@@ -52,40 +54,94 @@ func claimDirectories(cfg Config) error {
 		if !filepath.IsAbs(dir) {
 			return &runtime.Error{Op: "use directory " + dir, Err: errors.New("not an absolute path"), Permanent: true}
 		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return &runtime.Error{Op: "make directory " + dir, Err: err, Hint: "check the disk it is on, or name another"}
-		}
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return &runtime.Error{Op: "use directory " + dir, Err: err}
-		}
-	}
-	path := filepath.Join(cfg.StateDir, "instance.json")
-	op := "use state directory " + cfg.StateDir
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if data, err = json.Marshal(marker{Version: markerVersion, Instance: cfg.Instance}); err != nil {
+		if err := closeToOthers(dir); err != nil {
 			return err
 		}
-		if err = atomicfile.WriteDurable(path, data, 0o600); err != nil {
-			return &runtime.Error{Op: op, Err: err, Hint: "check that its disk is writable and not full"}
-		}
+	}
+	_, err := readMarker(cfg)
+	return err
+}
+
+// closeToOthers makes sure that nobody but root may come near a directory of ours. One that holds other things is left
+// as it is and refused: a mistyped --run-dir must not take /run away from everybody.
+func closeToOthers(dir string) error {
+	op := "use directory " + dir
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return &runtime.Error{Op: op, Err: err}
+	case !info.IsDir():
+		return &runtime.Error{Op: op, Err: errors.New("not a directory"), Permanent: true}
+	case info.Mode().Perm()&0o077 == 0:
 		return nil
 	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return &runtime.Error{Op: op, Err: err}
 	}
+	ours := len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return e.Name() == markerFile || e.Name() == "supervisor.sock" || e.Name() == "agent.sock"
+	})
+	if !ours {
+		return &runtime.Error{
+			Op: op, Err: fmt.Errorf("it holds other things and is open to other users (mode %#o)", info.Mode().Perm()), Permanent: true,
+			Hint: "name a directory of its own; it need not exist",
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return &runtime.Error{Op: op, Err: err}
+	}
+	return nil
+}
+
+const markerFile = "instance.json"
+
+// readMarker says whether the state directory is marked, and refuses one that is marked as another instance's.
+func readMarker(cfg Config) (marked bool, err error) {
+	op := "use state directory " + cfg.StateDir
+	data, err := os.ReadFile(filepath.Join(cfg.StateDir, markerFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &runtime.Error{Op: op, Err: err}
+	}
 	var m marker
 	if err := json.Unmarshal(data, &m); err != nil {
-		return &runtime.Error{Op: op, Err: fmt.Errorf("instance.json: %w", err), Permanent: true, Hint: "write {\"version\":1,\"instance\":\"" + cfg.Instance + "\"} into it if the directory is this instance's"}
+		return false, &runtime.Error{Op: op, Err: fmt.Errorf("instance.json: %w", err), Permanent: true, Hint: "write {\"version\":1,\"instance\":\"" + cfg.Instance + "\"} into it if the directory is this instance's"}
 	}
 	if m.Version != markerVersion {
-		return &runtime.Error{Op: op, Err: fmt.Errorf("instance.json: version %d is not known to this release", m.Version), Permanent: true, Hint: "use the release that wrote it or a later one"}
+		return false, &runtime.Error{Op: op, Err: fmt.Errorf("instance.json: version %d is not known to this release", m.Version), Permanent: true, Hint: "use the release that wrote it or a later one"}
 	}
 	if m.Instance != cfg.Instance {
-		return &runtime.Error{
+		return false, &runtime.Error{
 			Op: op, Err: fmt.Errorf("it belongs to instance %s, this is instance %s", m.Instance, cfg.Instance), Permanent: true,
 			Hint: "give each instance a --state-dir and --run-dir of its own, or say --instance " + m.Instance,
 		}
+	}
+	return true, nil
+}
+
+// claim makes the directories and marks the state directory as this instance's, where that is not done yet. It comes
+// before anything of a container is made; what it costs afterwards is a few system calls.
+func claim(cfg Config) error {
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return &runtime.Error{Op: "make directory " + dir, Err: err, Hint: "check the disk it is on, or name another"}
+		}
+	}
+	marked, err := readMarker(cfg)
+	if err != nil || marked {
+		return err
+	}
+	data, err := json.Marshal(marker{Version: markerVersion, Instance: cfg.Instance})
+	if err != nil {
+		return err
+	}
+	if err = atomicfile.WriteDurable(filepath.Join(cfg.StateDir, markerFile), data, 0o600); err != nil {
+		return &runtime.Error{Op: "use state directory " + cfg.StateDir, Err: err, Hint: "check that its disk is writable and not full"}
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err := ctx.Err(); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
+	if err := claim(r.cfg); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
 	// What needs no download is refused first.
 	users, err := r.volumeUsers()
 	if err != nil {

@@ -110,11 +110,33 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	return e, nil
 }
 
+// lock keeps the sweep of another process (LOCK_EX) from a container that is half made (LOCK_SH).
+func (s stateDir) lock(how int) (unlock func(), err error) {
+	f, err := os.Open(s.containers())
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
 // create makes the directory of a container with its record in it, whole or not at all.
 func (s stateDir) create(rec record) error {
 	if err := os.MkdirAll(s.containers(), 0o700); err != nil {
 		return err
 	}
+	unlock, err := s.lock(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	tmp, err := os.MkdirTemp(s.containers(), ".new-")
 	if err != nil {
 		return err

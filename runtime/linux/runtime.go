@@ -17,7 +17,7 @@ import (
 
 // Config says where a Runtime keeps its things and what the administrator of this server allows.
 type Config struct {
-	// StateDir survives a reboot, RunDir does not. Both are made where they are missing, for root alone.
+	// StateDir survives a reboot, RunDir does not. Both are for root alone, and made when they are needed.
 	StateDir, RunDir string
 	// Instance names the cgroups and marks StateDir, so that several instances can share a machine. Empty: default.
 	Instance string
@@ -51,7 +51,7 @@ type Runtime struct {
 
 var _ runtime.Runtime = (*Runtime)(nil)
 
-// Open checks the directories and the server, and makes what is missing. It starts nothing.
+// Open checks the directories and the server. It makes and starts nothing: what changes something does.
 // A server without root or cgroups, and the state directory of another instance, are refused; Doctor tells more.
 func Open(cfg Config) (*Runtime, error) {
 	r := &Runtime{cfg: cfg, log: cfg.Logger, changes: newBroadcast()}
@@ -64,7 +64,7 @@ func Open(cfg Config) (*Runtime, error) {
 	if err := checkServer(); err != nil {
 		return nil, err
 	}
-	if err := claimDirectories(r.cfg); err != nil {
+	if err := vetDirectories(r.cfg); err != nil {
 		return nil, err
 	}
 	r.state = stateDir{path: r.cfg.StateDir, cache: &recordCache{}}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,6 +44,9 @@ func (a *app) runAgent(ctx context.Context) error {
 	}
 	log, err := a.logger()
 	if err != nil {
+		return err
+	}
+	if err = a.checkListen(); err != nil {
 		return err
 	}
 	agent, err := a.newAgent("agent", log)
@@ -138,69 +140,14 @@ func facts(rt *linux.Runtime) plan.Facts {
 
 // planAlone looks at the repository and says what an agent with these flags would do now.
 func (a *app) planAlone(ctx context.Context) (report.Plan, error) {
-	src, err := a.openSource("plan", quiet())
+	agent, err := a.newAgent("plan", quiet())
 	if err != nil {
 		return report.Plan{}, err
 	}
-	policy, err := a.policy()
-	if err != nil {
-		return report.Plan{}, err
-	}
-	rt, err := a.openRuntime("plan", quiet())
-	if err != nil {
-		return report.Plan{}, err
-	}
-	rev, err := src.Fetch(ctx)
-	if err != nil {
-		return report.Plan{}, err
-	}
-	tree, err := src.Tree(ctx, rev.Commit)
-	if err != nil {
-		return report.Plan{}, err
-	}
-	set, err := a.load(tree, rev)
-	if err != nil {
-		return report.Plan{}, err
-	}
-	kept, err := journal.Read(a.set.stateDir)
-	if err != nil {
-		return report.Plan{}, err
-	}
-	in := plan.Input{
-		Desired: set, Accepted: kept.State.Accepted, History: kept.State.Histories, ImageDigests: kept.State.ImageDigests,
-		KeptNode: kept.State.Node, Approved: map[string]bool{}, Policy: policy, Facts: facts(rt), Now: time.Now(),
-	}
-	for _, commit := range kept.State.Approved {
-		in.Approved[commit] = true
-	}
-	if in.Observed, err = rt.List(ctx); err != nil {
-		return report.Plan{}, err
-	}
-	if in.Ancestry, err = ancestry(ctx, src, kept.State.AcceptedRevision.Commit, rev.Commit); err != nil {
-		return report.Plan{}, err
-	}
-	return report.PlanOf(plan.Compute(in)), nil
+	return agent.Preview(ctx)
 }
 
 func unknownCommit(err error) bool { return errors.Is(err, source.ErrUnknownCommit) }
-
-// ancestry says how commit follows the one in force.
-func ancestry(ctx context.Context, src *source.Source, accepted, commit string) (plan.Ancestry, error) {
-	if accepted == "" || accepted == commit {
-		return plan.AncestryForward, nil
-	}
-	follows, err := src.Descends(ctx, accepted, commit)
-	switch {
-	case unknownCommit(err):
-		return plan.AncestryUnknown, nil
-	case err != nil:
-		return "", err
-	case follows:
-		return plan.AncestryForward, nil
-	default:
-		return plan.AncestryMoved, nil
-	}
-}
 
 // keptImages returns the digests that the accepted and the last good commit need, which may not be running now.
 func (a *app) keptImages() ([]string, error) {

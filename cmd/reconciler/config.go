@@ -64,10 +64,20 @@ func (a *app) fromVariables(flags *pflag.FlagSet) error {
 
 // flagProblem cuts what pflag says in front of why a value is wrong: the caller names the place better.
 func flagProblem(err error) string {
-	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err.Error()
+	}
+	switch invalid.GetFlag().Value.Type() {
+	case "int":
+		return "not a whole number"
+	case "bool":
+		return "neither true nor false"
+	case "duration":
+		return "not a duration, such as 30s, 5m or 1h"
+	default:
 		return errors.Unwrap(invalid).Error()
 	}
-	return err.Error()
 }
 
 // configValue is one line of a config file.

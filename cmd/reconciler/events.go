@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,7 +120,7 @@ func (a *app) printEvent(indent string, e report.Event, withName bool) {
 			about = fmt.Sprintf("%-20s ", e.Name.Short())
 		}
 	}
-	a.outf("%s%s  %s%s %s\n", indent, e.Time.UTC().Format(time.RFC3339), about, a.paint(a.out, colour, e.Reason), e.Message)
+	a.outln(strings.TrimRight(fmt.Sprintf("%s%s  %s%s %s", indent, e.Time.UTC().Format(time.RFC3339), about, a.paint(a.out, colour, e.Reason), e.Message), " "))
 }
 
 // sortedKeys returns the keys of m in order.

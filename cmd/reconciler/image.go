@@ -149,15 +149,20 @@ func newImageInspect(a *app) *cobra.Command {
 				return err
 			}
 			img, err := store.Inspect(cmd.Context(), args[0])
-			if errors.Is(err, image.ErrNotFound) {
-				return withHint(err, "`reconciler image ls` lists what is here")
-			}
 			if err != nil {
-				return err
+				return noImage(err)
 			}
 			return a.print(img, func() error { return writeYAML(a.out, img) })
 		},
 	}
+}
+
+// noImage adds to an error how to find an image that is here, where the one asked for is not.
+func noImage(err error) error {
+	if errors.Is(err, image.ErrNotFound) {
+		return withHint(err, "`reconciler image ls` lists what is here")
+	}
+	return err
 }
 
 func newImagePrune(a *app) *cobra.Command {
@@ -236,7 +241,10 @@ capture of a manifest does. PATH may be FROM:TO where it is to be elsewhere insi
 			return err
 		}
 		sum := sha256.Sum256(asked)
-		img, err := store.Capture(cmd.Context(), paths, "sha256:"+hex.EncodeToString(sum[:]))
+		img, err := store.Capture(cmd.Context(), paths, hex.EncodeToString(sum[:]))
+		if runtime.ReasonOf(err) == runtime.ReasonNotAllowed {
+			return withHint(err, "name a directory that it is below with --allow-capture, such as /usr")
+		}
 		if err != nil {
 			return err
 		}
@@ -267,8 +275,11 @@ func newImageLoad(a *app) *cobra.Command {
 				in = file
 			}
 			list, err := store.Load(cmd.Context(), in)
+			if err != nil && hintOf(err) == "" {
+				return withHint(fmt.Errorf("%s: %w", args[0], err), "give it a file that `docker save`, `skopeo copy` or `reconciler image save` wrote")
+			}
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return a.printImages(list)
 		},
@@ -286,6 +297,9 @@ func newImageSave(a *app) *cobra.Command {
 			store, err := a.store("save")
 			if err != nil {
 				return err
+			}
+			if _, err := store.Inspect(cmd.Context(), args[1]); err != nil {
+				return noImage(err)
 			}
 			if args[0] == "-" {
 				return store.Save(cmd.Context(), args[1], a.out)

@@ -87,6 +87,8 @@ verbs share, in a file named by --config. The command line comes first, then the
 	root.AddCommand(newSupervisor(a))
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args, completion.RunE = cobra.ArbitraryArgs, runGroup
+		completion.Annotations = map[string]string{bareAnnotation: "yes", exitAnnotation: "0 printed, 1 no such shell"}
 		for _, shell := range completion.Commands() {
 			shell.Annotations = map[string]string{bareAnnotation: "yes", exitAnnotation: "0"}
 		}
@@ -150,16 +152,29 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 		return withHint(wrong, "`%s --help` lists them", cmd.CommandPath())
 	}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return fmt.Errorf("%s: --%s %q: %s", cmd.CommandPath(), invalid.GetFlag().Name, invalid.GetValue(), flagProblem(err))
+	}
 	return fmt.Errorf("%s: %w", cmd.CommandPath(), err)
 }
 
-// argsError wraps one of cobra's rules for arguments with how the verb is used.
+// argsError says how the verb is used where one of cobra's rules for arguments refuses what was given.
 func argsError(rule cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := rule(cmd, args); err != nil {
-			return withHint(fmt.Errorf("%s: %w", cmd.CommandPath(), err), "usage: %s", cmd.UseLine())
+		if rule(cmd, args) == nil {
+			return nil
 		}
-		return nil
+		_, want, _ := strings.Cut(strings.TrimSuffix(cmd.Use, " [flags]"), " ")
+		var err error
+		switch {
+		case want == "":
+			err = fmt.Errorf("%s: wants no argument, but was given %s", cmd.CommandPath(), strings.Join(args, " "))
+		case len(args) == 0:
+			err = fmt.Errorf("%s: wants %s, but was given nothing", cmd.CommandPath(), want)
+		default:
+			err = fmt.Errorf("%s: wants %s, but was given %s", cmd.CommandPath(), want, strings.Join(args, " "))
+		}
+		return withHint(err, "usage: %s", cmd.UseLine())
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"strings"
 	"sync"
 
 	"reconciler/reconcile"
@@ -45,6 +47,29 @@ func (a *app) serve(ctx context.Context, agent *reconcile.Agent, log *slog.Logge
 	return failed
 }
 
+// checkListen refuses what --listen can never do before anything is touched.
+func (a *app) checkListen() error {
+	if a.set.listen == "" {
+		if a.set.listenTokenFile != "" {
+			return withHint(errors.New("--listen-token-file: nothing is served over TCP that could need a token"), "name the address with --listen, such as 127.0.0.1:7070")
+		}
+		return nil
+	}
+	if _, err := net.ResolveTCPAddr("tcp", a.set.listen); err != nil {
+		return withHint(fmt.Errorf("--listen %s: %w", a.set.listen, err), "write ADDRESS:PORT, such as 127.0.0.1:7070")
+	}
+	if a.set.listenTokenFile == "" {
+		return nil
+	}
+	switch token, err := os.ReadFile(a.set.listenTokenFile); {
+	case err != nil:
+		return withHint(fmt.Errorf("--listen-token-file: %w", err), "put a token into that file, readable by root alone, or leave the flag out: then nothing can be changed over TCP")
+	case strings.TrimSpace(string(token)) == "":
+		return withHint(fmt.Errorf("--listen-token-file %s: it is empty", a.set.listenTokenFile), "put a token into it, such as the output of `openssl rand -hex 32`")
+	}
+	return nil
+}
+
 // listen opens the agent's sockets and has part serve each.
 func (a *app) listen(ctx context.Context, agent *reconcile.Agent, part func(func() error), log *slog.Logger) error {
 	server := api.NewServer(agent, api.Options{Version: version, TokenFile: a.set.listenTokenFile})
@@ -55,7 +80,8 @@ func (a *app) listen(ctx context.Context, agent *reconcile.Agent, part func(func
 	if a.set.listen != "" {
 		tcp, err := net.Listen("tcp", a.set.listen)
 		if err != nil {
-			return errors.Join(fmt.Errorf("--listen %s: %w", a.set.listen, err), local.Close())
+			err = withHint(fmt.Errorf("--listen %s: %w", a.set.listen, err), "another program has that address, or this server has not: name another one")
+			return errors.Join(err, local.Close())
 		}
 		log.Info("listening", "address", tcp.Addr().String())
 		part(func() error { return server.Serve(ctx, tcp, false) })

@@ -79,19 +79,19 @@ func (a *app) newNameVerb(verb, past, short, long string, call func(*agentClient
 			if err := call(c, cmd.Context(), name); err != nil {
 				return err
 			}
-			return a.printDone(past, name.Short())
+			return a.print(done{Done: past, What: name.Short()}, func() error { a.outln(name.Short(), past); return nil })
 		})
 	}
 	return cmd
 }
 
 func newRetry(a *app) *cobra.Command {
-	return a.newNameVerb("retry", "to be tried again", "End a container's backoff: what failed is tried again at once",
+	return a.newNameVerb("retry", "is tried again", "End a container's backoff: what failed is tried again at once",
 		"Ends a container's backoff or quarantine: what failed is tried again at once.", (*agentClient).retry)
 }
 
 func newRestart(a *app) *cobra.Command {
-	return a.newNameVerb("restart", "to be restarted", "Stop and start a container once",
+	return a.newNameVerb("restart", "is to be restarted", "Stop and start a container once",
 		"Stops a container with its grace period and starts it again, with a fresh writable layer.", (*agentClient).restart)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -83,17 +84,25 @@ func newVolumeRm(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		removed := []done{}
+		var failed error
 		for _, arg := range args {
 			name, err := manifest.ParseName(arg, *namespace)
-			if err != nil {
-				return err
+			if err == nil {
+				err = rt.RemoveVolume(cmd.Context(), name.Namespace, name.Name)
 			}
-			if err := rt.RemoveVolume(cmd.Context(), name.Namespace, name.Name); err != nil {
-				return err
+			if failed = err; failed != nil {
+				break
 			}
-			a.outln("removed", name.Short())
+			removed = append(removed, done{Done: "removed", What: name.Short()})
 		}
-		return nil
+		err = a.print(removed, func() error {
+			for _, r := range removed {
+				a.outln(r.Done, r.What)
+			}
+			return nil
+		})
+		return errors.Join(failed, err)
 	}
 	return cmd
 }

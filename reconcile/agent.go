@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,12 +55,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	key, err := secretKey(filepath.Join(a.cfg.StateDir, "secret.key"))
+	key, err := secretKey(secretKeyPath(a.cfg.StateDir))
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l := newLoop(a, store, key)
+	l := newLoop(a, store.State(), key)
+	l.open(store)
 	a.store.Store(store)
 	a.mu.Lock()
 	a.running = true

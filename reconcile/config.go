@@ -66,6 +66,9 @@ type Config struct {
 	// Starts is how many containers are started at a time; 0: two for each CPU.
 	Starts int
 	Logger *slog.Logger
+
+	// watchDirs is how secrets are watched.
+	watchDirs func(ctx context.Context, dirs []string, changed func()) error
 }
 
 // The defaults of Config.
@@ -98,6 +101,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Starts <= 0 {
 		c.Starts = startsPerCPU * goruntime.NumCPU()
+	}
+	if c.watchDirs == nil {
+		c.watchDirs = watchDirs
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"strings"
+	"syscall"
 	"time"
 
 	"reconciler/reconcile/plan"
@@ -100,8 +101,7 @@ func (x *executor) restart(ctx context.Context, j job) error {
 		return err
 	}
 	if j.running {
-		x.phase(j, report.PhaseStopping)
-		if err := x.rt.Stop(ctx, j.step.ID, j.step.Spec.StopGrace); err != nil {
+		if err := x.stop(ctx, j, plan.Removal{ID: j.step.ID, Grace: j.step.Spec.StopGrace}); err != nil {
 			return err
 		}
 	}
@@ -116,12 +116,33 @@ func (x *executor) restart(ctx context.Context, j job) error {
 // takeAway stops and removes what the step says goes.
 func (x *executor) takeAway(ctx context.Context, j job) error {
 	for _, r := range j.step.Remove {
-		x.phase(j, report.PhaseStopping)
-		if err := x.rt.Stop(ctx, r.ID, r.Grace); err != nil {
+		if err := x.stop(ctx, j, r); err != nil {
 			return err
 		}
 		if err := x.rt.Remove(ctx, r.ID); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// codeKilled is the exit code of a process that SIGKILL ended.
+const codeKilled = 128 + int(syscall.SIGKILL)
+
+// stop stops a container, and says so where it did not heed its stop signal.
+func (x *executor) stop(ctx context.Context, j job, r plan.Removal) error {
+	x.phase(j, report.PhaseStopping)
+	begun := time.Now()
+	if err := x.rt.Stop(ctx, r.ID, r.Grace); err != nil || r.Grace <= 0 || time.Since(begun) < r.Grace {
+		return err
+	}
+	list, err := x.rt.List(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // it is stopped; only why it took so long is not known
+	}
+	for _, o := range list {
+		if o.ID == r.ID && o.ExitCode != nil && *o.ExitCode == codeKilled {
+			x.a.post(func(l *loop) { l.ignoredStop(o, r.Grace) })
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"reconciler/manifest"
@@ -182,6 +183,20 @@ func (l *loop) failed(f *flight, err error) {
 	l.setHistory(f.step.Name, h)
 	l.log.Error("step failed", "op", string(f.step.Op), "name", f.step.Name.Short(), "error", err,
 		"hint", runtime.HintOf(err), "next", h.NextTry.UTC().Format(time.RFC3339))
+}
+
+// ignoredStop tells of a container that was stopped and did not end before it was killed.
+func (l *loop) ignoredStop(o runtime.Status, grace time.Duration) {
+	name, signal := manifest.Name(o.Spec.Name), o.Spec.StopSignal
+	if signal == "" {
+		signal = "its stop signal"
+	}
+	message := fmt.Sprintf("did not end on %s and was killed after its whole grace period of %v", signal, grace)
+	if !o.Spec.Init {
+		message += "; a process 1 that installs no handler for a signal ignores it: `init: true` cures that"
+	}
+	l.log.Warn("stop signal ignored", "name", name.Short(), "signal", signal, "grace", grace)
+	l.record(journal.Record{Type: journal.TypeNote, Commit: o.Spec.Revision, Name: &name, Reason: "StopSignalIgnored", Message: message})
 }
 
 // noticeExits records containers that ended by themselves since the last look.

@@ -44,28 +44,32 @@ type loop struct {
 	syncs     []*syncWaiter
 	downs     []chan struct{} // closed when no step is in flight any more
 	secrets   secretReader
+	watched   secretWatch
 	images    imageState
 	warnings  map[string]string // by what they are about
 }
 
-func newLoop(a *Agent, store *journal.Store, key []byte) *loop {
-	state := store.State()
+func newLoop(a *Agent, state journal.State, key []byte) *loop {
 	histories := maps.Clone(state.Histories)
 	if histories == nil {
 		histories = map[manifest.Name]plan.History{}
 	}
-	l := &loop{
-		a: a, cfg: a.cfg, log: a.cfg.Logger, store: store, state: state, histories: histories,
+	return &loop{
+		a: a, cfg: a.cfg, log: a.cfg.Logger, state: state, histories: histories,
 		exec:    newExecutor(a),
 		flights: map[manifest.Name]*flight{}, warnings: map[string]string{},
-		secrets: secretReader{key: key, seen: map[string]secretDigest{}},
+		secrets: newSecretReader(key),
 	}
+}
+
+// open has l write to store, and tell of what was damaged there.
+func (l *loop) open(store *journal.Store) {
+	l.store = store
 	for _, note := range store.Notes() {
 		l.log.Warn(note)
 		l.warnings[note] = note
 		l.record(journal.Record{Type: journal.TypeNote, Reason: "StateRepaired", Message: note})
 	}
-	return l
 }
 
 // run looks again at every token and when a time has come, until ctx ends.
@@ -125,6 +129,7 @@ func (l *loop) turn(ctx context.Context) {
 	p, set := l.decide(started)
 	l.current = p
 	l.wakeAt(p.Wake)
+	l.watchSecrets(ctx)
 	for _, name := range p.Cancel {
 		if f := l.flights[name]; f != nil {
 			f.cancel(errSuperseded)

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -167,6 +168,30 @@ func (l *loop) preview(now time.Time) plan.Plan {
 	approved := plan.Compute(in)
 	approved.Blocked = p.Blocked
 	return approved
+}
+
+// Preview looks at the source and returns what the agent would do if it ran, as Plan does of one that runs. It changes
+// nothing but the local copy of the source, and may be called beside an agent that runs on the same state directory.
+func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
+	kept, err := journal.Read(a.cfg.StateDir)
+	if err != nil {
+		return report.Plan{}, err
+	}
+	key, err := readSecretKey(secretKeyPath(a.cfg.StateDir))
+	if err != nil {
+		return report.Plan{}, err
+	}
+	l := newLoop(a, kept.State, key)
+	got := a.look(ctx, "", l.state.AcceptedRevision.Commit)
+	if err = cmp.Or(got.err, got.rejected); err != nil {
+		return report.Plan{}, err
+	}
+	if l.observed, err = a.cfg.Runtime.List(ctx); err != nil {
+		return report.Plan{}, err
+	}
+	l.recoverAccepted()
+	l.loaded(got.set, got.ancestry)
+	return report.PlanOf(l.preview(time.Now())), nil
 }
 
 // publish makes what is known now what View returns.

@@ -3,12 +3,16 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 	"reconciler/runtime"
 	"reconciler/runtime/fake"
@@ -135,4 +139,83 @@ func TestSyncSaysThatTheContainersCannotBeListed(t *testing.T) {
 		after(time.Minute)
 		w.wantRunning("web")
 	})
+}
+
+// Without an agent a plan is the same as with one: also of a changed secret, and of a commit that a guard blocks.
+func TestPreviewSaysWhatTheAgentWouldDo(t *testing.T) {
+	secrets := t.TempDir()
+	run(t, func(t *testing.T, w *world) {
+		write := func(s string) {
+			if err := os.WriteFile(filepath.Join(secrets, "token"), []byte(s), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("one")
+		files := containers("  mounts: [{path: /run/secrets/s, secret: s}]\n", "web")
+		files["secret.yaml"] = "apiVersion: reconciler/v1\nkind: Secret\nmetadata: {name: s}\nspec: {fromDirectory: " + secrets + "}\n"
+		w.push(merge(files, containers("", "db", "mail")))
+		preview := func() report.Plan {
+			t.Helper()
+			other, err := New(w.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := other.Preview(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		before := snapshot(t, w.dir)
+		if p := preview(); len(p.Steps) != 3 {
+			t.Errorf("on a fresh server: %+v", p)
+		}
+		if !reflect.DeepEqual(before, snapshot(t, w.dir)) {
+			t.Error("a preview wrote into the state directory")
+		}
+		w.start()
+		w.wantRunning("db", "mail", "web")
+		w.stop()
+		before = snapshot(t, w.dir)
+		if p := preview(); len(p.Steps) != 0 || p.Blocked != nil {
+			t.Errorf("with nothing to do: %+v", p)
+		}
+		write("two, longer")
+		if p := preview(); len(p.Steps) != 1 || p.Steps[0].Op != plan.OpReplace || p.Steps[0].Reason != "content of Secret s changed" {
+			t.Errorf("with a changed secret: %+v", p)
+		}
+		w.push(containers("", "db"))
+		if p := preview(); p.Blocked != nil || len(p.Steps) != 2 {
+			t.Errorf("two of three removed: %+v", p)
+		}
+		w.push(containers("", "other"))
+		if p := preview(); p.Blocked == nil || p.Blocked.Reason != plan.BlockEmptying || len(p.Steps) != 4 {
+			t.Errorf("everything removed: %+v", p)
+		}
+		bad := w.push(map[string]string{"a.yaml": "kind: x\n"})
+		other, _ := New(w.cfg)
+		if _, err := other.Preview(t.Context()); err == nil || !strings.Contains(err.Error(), "a.yaml:1") {
+			t.Errorf("of %s: %v", bad, err)
+		}
+		if !reflect.DeepEqual(before, snapshot(t, w.dir)) {
+			t.Error("a preview wrote into the state directory")
+		}
+	})
+}
+
+// snapshot returns every file below dir.
+func snapshot(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			content, _ := os.ReadFile(p)
+			out[p] = string(content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

@@ -18,15 +18,28 @@ import (
 // maxSecretFile bounds what is read of one secret file, as the runtime's copy in memory is bounded.
 const maxSecretFile = 1 << 20
 
-// secretKey reads the key of the digests from path, making a random one the first time. Without the key a digest in
-// memory or a plan says nothing about a secret that could be guessed.
-func secretKey(path string) ([]byte, error) {
+func secretKeyPath(stateDir string) string { return filepath.Join(stateDir, "secret.key") }
+
+// readSecretKey reads the key of the digests. Without it a digest in memory or a plan says nothing about a secret that
+// could be guessed. It returns nil where there is no key yet, or none that can be used.
+func readSecretKey(path string) ([]byte, error) {
 	key, err := os.ReadFile(path)
-	if err == nil && len(key) == sha256.Size {
-		return key, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
 		return nil, fmt.Errorf("read secret key: %w", err)
+	case len(key) != sha256.Size:
+		return nil, nil
+	}
+	return key, nil
+}
+
+// secretKey reads the key from path, making a random one the first time.
+func secretKey(path string) ([]byte, error) {
+	key, err := readSecretKey(path)
+	if key != nil || err != nil {
+		return key, err
 	}
 	key = make([]byte, sha256.Size)
 	_, _ = rand.Read(key)                                          // never fails
@@ -55,10 +68,17 @@ type secretDigest struct {
 	digest string
 }
 
+func newSecretReader(key []byte) secretReader {
+	return secretReader{key: key, seen: map[string]secretDigest{}}
+}
+
 // digests returns the digest of every secret directory that set uses, by directory. One that cannot be read has none:
 // the runtime says why when it starts a container that needs it.
 func (r *secretReader) digests(sets ...*manifest.Set) map[string]string {
 	out := map[string]string{}
+	if r.key == nil {
+		return out // no container was ever made from a secret
+	}
 	for _, set := range sets {
 		if set == nil {
 			continue

@@ -43,8 +43,8 @@ type StepEntry struct {
 	Name        manifest.Name `json:"name"`
 	Reason      string        `json:"reason"`
 	Result      string        `json:"result"`
-	Error       string        `json:"error,omitempty"`
-	ImageDigest string        `json:"imageDigest,omitempty"`
+	Error       string        `json:"error"`
+	ImageDigest string        `json:"imageDigest"`
 	DurationMs  int64         `json:"durationMs"`
 }
 

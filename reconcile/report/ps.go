@@ -222,6 +222,8 @@ func (s *subject) why() (reason, message string) {
 		return s.hold.Reason, s.hold.Message
 	case s.history.Failures > 0 && !s.spare:
 		return s.history.Reason, s.history.Error
+	case o == nil && s.working != nil:
+		return "", s.working.progress()
 	case o == nil:
 		return "", ""
 	case o.Reason != "":

@@ -64,7 +64,7 @@ func TestFieldsOfJSON(t *testing.T) {
 		"plan":                   {PlanOf(v.Plan), "blocked held id revision steps"},
 		"plan step":              {PlanStep{}, "changes name op reason"},
 		"history":                {journal.Entry{}, "author result revision steps subject time"},
-		"history step":           {journal.StepEntry{Error: "x", ImageDigest: "y"}, "durationMs error imageDigest name op reason result"},
+		"history step":           {journal.StepEntry{}, "durationMs error imageDigest name op reason result"},
 		"event":                  {Event{}, "message name reason time type"},
 		"describe has all of ps": {desc, ""},
 	} {

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"time"
 
 	"reconciler/manifest"
@@ -54,6 +55,26 @@ type Activity struct {
 	// What is being brought here, and how much of it: bytes, Total is 0 while unknown.
 	What        string
 	Done, Total int64
+}
+
+// progress says in words what is being brought here and how much of it is.
+func (a Activity) progress() string {
+	switch {
+	case a.What == "" || a.Done == 0 && a.Total == 0:
+		return a.What
+	case a.Total == 0:
+		return fmt.Sprintf("%s: %s", a.What, size(a.Done))
+	default:
+		return fmt.Sprintf("%s: %s of %s, %d %%", a.What, size(a.Done), size(a.Total), 100*min(a.Done, a.Total)/a.Total)
+	}
+}
+
+func size(n int64) string {
+	const mi = 1 << 20
+	if n < mi {
+		return fmt.Sprintf("%d KiB", (n+1<<10-1)>>10)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/mi)
 }
 
 // Phase is how far a step is.

@@ -95,11 +95,15 @@ func spawn(ctx context.Context, cfg Config, self []string) error {
 		return err
 	}
 	cmd := exec.Command(self[0], self[1:]...)
+	if self[0] == "/proc/self/exe" {
+		cmd.Args[0] = programName
+	}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.Env = append(os.Environ(), readyEnv+"=3")
+	cmd.Env = append(ownEnviron(os.Environ()), readyEnv+"=3")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	keepFiles()
 	err = cmd.Start()
 	_ = w.Close()
 	_ = log.Close()

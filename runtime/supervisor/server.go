@@ -63,6 +63,7 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	}
 	defer func() { _ = lock.Close() }()
 	if ready != nil { // detached: Ensure started us
+		ownSettings()
 		if cerr := enterOwnCgroup(cfg.Instance); cerr != nil {
 			s.log.Warn("stays in its parent's cgroup", "err", cerr)
 		}

@@ -155,14 +155,14 @@ func readBounded(tree fs.FS, name string) ([]byte, error) {
 	if info.Size() > maxFileSize {
 		return nil, fmt.Errorf("%w: %s, the limit is %s", errTooLarge, Bytes(info.Size()), Bytes(maxFileSize))
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
+	data := bytes.NewBuffer(make([]byte, 0, max(info.Size(), 0)+bytes.MinRead)) // so that it never grows
+	if _, err := data.ReadFrom(io.LimitReader(f, maxFileSize+1)); err != nil {
 		return nil, err
 	}
-	if len(data) > maxFileSize {
+	if data.Len() > maxFileSize {
 		return nil, fmt.Errorf("%w: the limit is %s", errTooLarge, Bytes(maxFileSize))
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 // resolvePath returns the path in the repository of ref, which stands in the manifest file.

@@ -76,6 +76,13 @@ func (s *memSource) fail(err error) {
 	s.err = err
 }
 
+// looks returns how often Fetch was called.
+func (s *memSource) looks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fetches
+}
+
 func (s *memSource) Fetch(ctx context.Context) (manifest.Revision, error) {
 	s.mu.Lock()
 	s.fetches++

@@ -59,8 +59,8 @@ func TestUnchangedCommitIsReadOnceAndWritesNothing(t *testing.T) {
 		if n := w.loads.Load(); n != 1 {
 			t.Errorf("loaded %d times", n)
 		}
-		if w.src.fetches < 100 {
-			t.Errorf("only %d looks in an hour of 30 s", w.src.fetches)
+		if w.src.looks() < 100 {
+			t.Errorf("only %d looks in an hour of 30 s", w.src.looks())
 		}
 		if now := w.agent.Counters().StateBytesWritten; now != written {
 			t.Errorf("%d bytes written at rest", now-written)
@@ -308,9 +308,9 @@ func TestFetchFailureDisturbsNothing(t *testing.T) {
 		if s.LastFetch.OK || s.NextFetch == nil || !strings.Contains(s.Message, "next try at") || s.Sync != report.Synced {
 			t.Errorf("status %+v", s)
 		}
-		before := w.src.fetches
+		before := w.src.looks()
 		after(time.Hour)
-		if n := w.src.fetches - before; n < 10 || n > 25 {
+		if n := w.src.looks() - before; n < 10 || n > 25 {
 			t.Errorf("%d looks in an hour at a source that is down", n)
 		}
 		w.rt.Kill(w.idOf("web"))

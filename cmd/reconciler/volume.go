@@ -87,11 +87,11 @@ func newVolumeRm(a *app) *cobra.Command {
 		removed := []done{}
 		var failed error
 		for _, arg := range args {
-			name, err := manifest.ParseName(arg, *namespace)
-			if err == nil {
-				err = rt.RemoveVolume(cmd.Context(), name.Namespace, name.Name)
+			var name manifest.Name
+			if name, failed = manifest.ParseName(arg, *namespace); failed == nil {
+				failed = rt.RemoveVolume(cmd.Context(), name.Namespace, name.Name)
 			}
-			if failed = err; failed != nil {
+			if failed != nil {
 				break
 			}
 			removed = append(removed, done{Done: "removed", What: name.Short()})

@@ -3,6 +3,8 @@ package sourcetest
 import (
 	"crypto/subtle"
 	"encoding/pem"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -75,6 +77,7 @@ func GitHTTP(tb testing.TB, root string, opts HTTPOptions) *HTTPServer {
 			s.mu.Unlock()
 		}
 	}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that do not trust it are meant
 	if opts.TLS {
 		s.StartTLS()
 		s.CAFile = filepath.Join(tb.TempDir(), "ca.pem")

@@ -1,9 +1,13 @@
 package linux_test
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 
@@ -77,5 +81,91 @@ func TestUpdateChangesLimitsAndKeepsTheProcess(t *testing.T) {
 		t.Error("a limit below the present use was taken")
 	} else if e.status(id).Spec.Limits.Memory != 128<<20 {
 		t.Errorf("a refused limit was recorded: %v", err)
+	}
+	spec.Limits = runtime.Resources{}
+	if err := e.Update(t.Context(), id, spec); err != nil {
+		t.Fatal(err)
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		expect("max", "max", "max")
+	} else {
+		expect("-1", "9223372036854771712", "max")
+	}
+}
+
+// Measured in what the kernel counts: on a busy server a container may get less, but never more.
+func TestCPULimit(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("busy", "sleep", "1000")
+	spec.Limits.CPUMillis = 200
+	id := e.start(spec)
+	begin := time.Now()
+	e.exec(id, "/bin/busybox", "timeout", "1", "sh", "-c", "while :; do :; done")
+	wall := time.Since(begin)
+	stat := e.cgroupFile(id, "cpu", "cpu.stat", "cpu.stat")
+	if strings.Contains("\n"+stat+"\n", "\nnr_throttled 0\n") || !strings.Contains(stat, "nr_throttled ") {
+		t.Errorf("it was never throttled: %s", stat)
+	}
+	used := time.Duration(0)
+	if cgroups.IsCgroup2UnifiedMode() {
+		_, after, _ := strings.Cut(stat, "usage_usec ")
+		first, _, _ := strings.Cut(after, "\n")
+		used = number(t, first) * time.Microsecond
+	} else {
+		used = number(t, e.cgroupFile(id, "cpuacct", "cpuacct.usage", "")) * time.Nanosecond
+	}
+	// A period more at the beginning, and what each processor may take at once (sched_cfs_bandwidth_slice: 5 ms).
+	if limit := wall/5 + 50*time.Millisecond; used > limit {
+		t.Errorf("used %v of a processor in %v, more than %v", used, wall, limit)
+	}
+}
+
+func number(t *testing.T, s string) time.Duration {
+	t.Helper()
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(n)
+}
+
+// A fork bomb stays in its container: others start, and it can be removed.
+func TestForkBomb(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("bomb", "sleep", "1000")
+	spec.Limits.Pids = 30
+	id := e.start(spec)
+	e.exec(id, "sh", "-c", "b() { b | b & }; b")
+	if out, _ := e.run(e.sh("neighbour", "echo fine")); out != "fine\n" {
+		t.Errorf("the neighbour says %q", out)
+	}
+	if n := number(t, e.cgroupFile(id, "pids", "pids.current", "pids.current")); n > 30 {
+		t.Errorf("%d processes", n)
+	}
+	if err := e.Remove(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLogFloodIsBounded(t *testing.T) {
+	e := newEnv(t)
+	spec := e.sh("flood", "head -c 20000000 /dev/zero | tr '\\0' '\\n'; echo the end")
+	spec.Logs = runtime.Logs{MaxSize: 64 << 10, MaxFiles: 3}
+	id := e.start(spec)
+	e.exited(id)
+	var size int64
+	err := filepath.WalkDir(filepath.Join(e.cfg.StateDir, "containers", string(id)), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		size += info.Size()
+		return err
+	})
+	if err != nil || size > 3*64<<10+32<<10 {
+		t.Errorf("%d bytes are kept, %v", size, err)
+	}
+	if out := e.output(id); !strings.HasSuffix(out, "\nthe end\n") {
+		t.Error("the end is lost")
 	}
 }

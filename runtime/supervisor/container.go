@@ -160,6 +160,7 @@ func (c *container) finish() {
 	for _, s := range []Stream{Stdout, Stderr} {
 		_ = os.Remove(filepath.Join(c.dir, string(s)))
 	}
+	c.srv.boundOwnLog()
 	close(c.exited)
 	c.srv.publish(runtime.Event{Type: runtime.EventExited, ID: c.id, Time: finished})
 	c.srv.log.Info("container exited", "container", c.id, "code", e.codeText(), "oom", e.OOMKilled)
@@ -296,10 +297,14 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 		return nil
 	}
 	out.log.setLimits(logs)
+	state, err := lc.State()
+	if err != nil {
+		return fmt.Errorf("change limits: %w", err)
+	}
 	config := lc.Config()
 	cg := *config.Cgroups
 	res := *cg.Resources
-	applyLimits(&res, limits)
+	applyLimits(&res, limits, limitsSwap(state))
 	res.SkipDevices = true // untouched: rewriting them would cut off a device for a moment
 	cg.Resources = &res
 	config.Cgroups = &cg

@@ -21,8 +21,6 @@ import (
 const (
 	readyEnv  = "RECONCILER_SUPERVISOR_READY" // number of the descriptor that a detached supervisor reports on
 	readyWord = "ready"
-	logFile   = "supervisor.log"
-	maxLog    = 1 << 20 // its own log is begun anew above this size
 )
 
 // Ensure connects to the instance's supervisor, or starts one by executing self (such as
@@ -128,14 +126,6 @@ func spawn(ctx context.Context, cfg Config, self []string) error {
 	default:
 		return errors.New(text)
 	}
-}
-
-func openOwnLog(path string) (*os.File, error) {
-	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
-	if st, err := os.Stat(path); err == nil && st.Size() > maxLog {
-		flags |= os.O_TRUNC
-	}
-	return os.OpenFile(path, flags, 0o600)
 }
 
 // readyPipe is where a detached supervisor reports to who started it.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"reconciler/runtime"
 	"reconciler/runtime/runtimetest/leak"
 )
@@ -128,6 +130,30 @@ func TestExec(t *testing.T) {
 	}
 	if _, err := e.c.Exec(e.ctx(), ExecRequest{ID: req.ID, Args: []string{"id"}}, nil, nil, nil); !errors.Is(err, ErrExited) {
 		t.Errorf("exec after the end: %v", err)
+	}
+}
+
+// Who executes as root in a container of an ordinary user gets a root that can do what the container could, no more; who
+// executes as an ordinary user gets no capability.
+func TestExecCapabilitiesOfAnotherUser(t *testing.T) {
+	e := newEnv(t)
+	spec := e.spec("alice", "sleep", "1000")
+	spec.Process.User.UID = 1000
+	full := spec.Process.Capabilities.Bounding
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: full}
+	ordinary := e.startSpec("alice", spec)
+	root := e.start("root", "sleep", "1000")
+	const all, none = "CapEff:\t00000000000004e3\n", "CapEff:\t0000000000000000\n"
+	for _, tc := range []struct {
+		req  StartRequest
+		user string
+		want string
+	}{{ordinary, "", none}, {ordinary, "0", all}, {ordinary, "1001", none}, {root, "", all}, {root, "1000", none}, {root, "0:0", all}} {
+		var out bytes.Buffer
+		req := ExecRequest{ID: tc.req.ID, User: tc.user, Args: []string{"grep", "CapEff", "/proc/self/status"}}
+		if _, err := e.c.Exec(e.ctx(), req, nil, &out, nil); err != nil || out.String() != tc.want {
+			t.Errorf("in %s as %q: %q, want %q (%v)", tc.req.ID, tc.user, &out, tc.want, err)
+		}
 	}
 }
 

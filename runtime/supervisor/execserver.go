@@ -111,6 +111,11 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 			return nil, nil, err
 		}
 		proc.AdditionalGroups = nil
+		if c := proc.Capabilities; c != nil && proc.UID == 0 && p.User.UID != 0 {
+			// The container's own user has none, so that root would be no more than a name. Nobody gets more than process 1
+			// could have had.
+			c.Effective, c.Permitted, c.Inheritable, c.Ambient = c.Bounding, c.Bounding, nil, nil
+		}
 	}
 	if !req.TTY {
 		if len(files) != 3 {

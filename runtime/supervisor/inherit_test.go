@@ -85,3 +85,27 @@ func TestNothingIsInherited(t *testing.T) {
 		}
 	}
 }
+
+// Its own log is bounded while it runs, not only at its next start, and the end of the full one is kept.
+func TestOwnLogIsBounded(t *testing.T) {
+	e := newEnv(t)
+	path := filepath.Join(e.cfg.StateDir, logFile)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(strings.Repeat("x", maxLog) + "\nthe end of it\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e.wait(e.start("short", "true"))
+	st, err := os.Stat(path)
+	if err != nil || st.Size() > maxLog/2 {
+		t.Errorf("the log has %d bytes, %v", st.Size(), err)
+	}
+	if kept, err := os.ReadFile(path + ".1"); err != nil || !strings.Contains(string(kept), "the end of it") {
+		t.Errorf("the full log is not kept: %v", err)
+	}
+}

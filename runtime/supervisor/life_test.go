@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -230,6 +231,17 @@ func TestLimits(t *testing.T) {
 			t.Errorf("no limits: %v", err)
 		}
 	})
+}
+
+// Where the kernel cannot limit swap it has no file for that: writing to it would refuse every change.
+func TestLimitsWithoutSwap(t *testing.T) {
+	for _, limits := range []runtime.Resources{{}, {Memory: 1 << 30}} {
+		r := cgroups.Resources{MemorySwap: 5}
+		applyLimits(&r, limits, false)
+		if r.MemorySwap != 0 || r.Memory == 0 {
+			t.Errorf("%+v: memory %d, swap %d", limits, r.Memory, r.MemorySwap)
+		}
+	}
 }
 
 func TestDegrades(t *testing.T) {

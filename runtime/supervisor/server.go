@@ -36,6 +36,9 @@ type server struct {
 	lcRoot string // RunDir/libcontainer
 	since  time.Time
 
+	detached bool       // started by Ensure: standard error is the log
+	logSize  sync.Mutex // held while the log is cut off
+
 	mu         sync.Mutex
 	containers map[runtime.ID]*container
 	watchers   map[chan runtime.Event]struct{}
@@ -64,6 +67,8 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	defer func() { _ = lock.Close() }()
 	if ready != nil { // detached: Ensure started us
 		ownSettings()
+		s.detached = true
+		s.boundOwnLog()
 		if cerr := enterOwnCgroup(cfg.Instance); cerr != nil {
 			s.log.Warn("stays in its parent's cgroup", "err", cerr)
 		}

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,8 +139,9 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	return lp, nil
 }
 
-// applyLimits puts limits into a container's cgroup resources. 0 means unlimited, which the kernel calls -1.
-func applyLimits(r *cgroups.Resources, limits runtime.Resources) {
+// applyLimits puts limits into a container's cgroup resources. 0 means unlimited, which the kernel calls -1. Without
+// swap, the kernel cannot limit it, and has no file to write to.
+func applyLimits(r *cgroups.Resources, limits runtime.Resources, swap bool) {
 	r.CpuQuota, r.CpuPeriod = -1, cpuPeriod
 	if limits.CPUMillis > 0 {
 		r.CpuQuota = max(limits.CPUMillis*cpuPeriod/1000, 1000) // the kernel refuses less than 1 ms
@@ -148,9 +150,22 @@ func applyLimits(r *cgroups.Resources, limits runtime.Resources) {
 	if limits.Memory > 0 {
 		r.Memory, r.MemorySwap = limits.Memory, limits.Memory
 	}
+	if !swap {
+		r.MemorySwap = 0
+	}
 	pids := int64(-1)
 	if limits.Pids > 0 {
 		pids = limits.Pids
 	}
 	r.PidsLimit = &pids
+}
+
+// limitsSwap reports whether swap can be limited in a cgroup: on v2 libcontainer copes where it cannot, on v1 there is
+// a file for it only if the kernel was started with swapaccount=1.
+func limitsSwap(state *libcontainer.State) bool {
+	if cgroups.IsCgroup2UnifiedMode() {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(state.CgroupPaths["memory"], "memory.memsw.limit_in_bytes"))
+	return err == nil
 }

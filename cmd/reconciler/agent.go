@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -70,6 +71,14 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 	unavailable, err := percent("--max-unavailable", a.set.maxUnavailable)
 	if err != nil {
 		return nil, err
+	}
+	for _, d := range []struct {
+		flag  string
+		every time.Duration
+	}{{"--interval", a.set.interval}, {"--image-interval", a.set.imageInterval}} {
+		if d.every <= 0 {
+			return nil, withHint(fmt.Errorf("%s %v: want more than nothing", d.flag, d.every), "write a duration, such as 30s; a repository on this machine is watched besides")
+		}
 	}
 	if a.set.imageGCLow > a.set.imageGCHigh || a.set.imageGCLow < 0 || a.set.imageGCHigh > 100 {
 		return nil, fmt.Errorf("--image-gc-low %d, --image-gc-high %d: want 0 <= low <= high <= 100", a.set.imageGCLow, a.set.imageGCHigh)

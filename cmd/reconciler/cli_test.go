@@ -123,6 +123,8 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"verb", "stauts", 1, []string{"error: reconciler stauts: no such command\n", "hint: did you mean `reconciler status`?\n"}},
 		{"verb without a close one", "frobnicate", 1, []string{"no such command", "`reconciler --help` lists them"}},
+		{"help of no verb", "help stauts", 1, []string{"reconciler stauts: no such command", "did you mean `reconciler status`?"}},
+		{"help of no verb below a verb", "help image lss", 1, []string{"reconciler image lss: no such command", "did you mean `reconciler image ls`?"}},
 		{"verb below a verb", "image lss", 1, []string{"reconciler image lss: no such command", "did you mean `reconciler image ls`?"}},
 		{"flag", "validate --lable a=b .", 1, []string{"reconciler validate: no such flag --lable", "hint: did you mean --label?"}},
 		{"flag without a close one", "validate --zzzzz .", 1, []string{"no such flag --zzzzz", "`reconciler validate --help` lists them"}},
@@ -136,9 +138,11 @@ func TestMistakes(t *testing.T) {
 		{"no argument", "describe", 1, []string{"reconciler describe: wants NAME, but was given nothing", "hint: usage: reconciler describe NAME"}},
 		{"instance", "ps --instance ../x", 1, []string{`--instance "../x": not a name`}},
 		{"relative directory", "ps --state-dir x", 1, []string{"--state-dir x: not an absolute path"}},
-		{"exec fails with 125", "exec web", 125, []string{"hint: usage: reconciler exec NAME [-it] -- COMMAND"}},
+		{"exec fails with 125", "exec web", 125, []string{"hint: usage: reconciler exec [flags] NAME -- COMMAND"}},
 		{"exec with a wrong flag too", "exec --frob web -- ls", 125, []string{"no such flag --frob"}},
 		{"diff fails with 2", "diff a..b --node x --all-nodes", 2, []string{"exclude each other"}},
+		{"no time", "agent --interval 0s --repo /x", 1, []string{"--interval 0s: ", "want more than nothing"}},
+		{"not YAML", "validate ../../README.md", 1, []string{"validate ../../README.md: not a manifest", "*.yaml"}},
 		{"three dots", "diff a...b", 2, []string{"three dots", "git merge-base a b"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -44,6 +44,7 @@ together. Without --node it is about all nodes.`,
 	cmd.Flags().StringVar(&opts.path, "path", ".", "the `DIR` in the repository with the manifests")
 	cmd.Flags().StringVar(&opts.node, "node", "", "only for the node of this `NAME`")
 	cmd.Flags().StringToStringVar(&opts.labels, "label", nil, "label `KEY=VALUE` of the node, where the repository has no Node manifests (may be repeated)")
+	cmd.Flags().Lookup("label").DefValue = "" // help would show an empty list as the default
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if opts.allNodes && opts.node != "" {
 			return errors.New("diff: --node and --all-nodes exclude each other")
@@ -110,6 +111,9 @@ type side struct {
 // load reads the manifests of a commit.
 func (d *differ) load(ctx context.Context, src commits, commit string) (side, error) {
 	rev, err := src.Resolve(ctx, commit)
+	if unknownCommit(err) {
+		return side{}, withHint(err, "`git log --oneline --all` lists what the clone has; a shallow one gets the rest with `git fetch --unshallow`")
+	}
 	if err != nil {
 		return side{}, err
 	}

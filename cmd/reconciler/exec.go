@@ -24,7 +24,7 @@ type execOptions struct {
 func newExec(a *app) *cobra.Command {
 	var opts execOptions
 	cmd := &cobra.Command{
-		Use:   "exec NAME [-it] -- COMMAND [ARG…]",
+		Use:   "exec [flags] NAME -- COMMAND [ARG…]",
 		Short: "Run a command inside a running container",
 		Example: `  reconciler exec web -- /bin/busybox ps
   reconciler exec -it shop/web -- sh

@@ -290,7 +290,7 @@ func newImageSave(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:         "save FILE IMAGE",
 		Short:       "Write an image as an oci-archive",
-		Example:     "  reconciler image save web.tar registry.example.com/shop/web:1.4\n  reconciler image save - web | gzip > web.tar.gz",
+		Example:     "  reconciler image save web.tar registry.example.com/shop/web:1.4\n  reconciler image save - registry.example.com/shop/web:1.4 | gzip > web.tar.gz",
 		Args:        argsError(cobra.ExactArgs(2)),
 		Annotations: map[string]string{exitAnnotation: "0 written, 1 not"},
 		RunE: func(cmd *cobra.Command, args []string) error {

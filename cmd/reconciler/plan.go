@@ -32,11 +32,15 @@ runs it answers, from what it last fetched; else the repository of --repo is loo
 	a.set.addAll(cmd.Flags())
 	a.set.hideListen(cmd.Flags())
 	cmd.Flags().BoolVar(&opts.detailed, "detailed-exitcode", false, "exit with 2 if something would change")
-	cmd.Flags().DurationVar(&opts.timeout, "timeout", time.Minute, "how long to wait for the repository")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", time.Minute, "wait `DURATION` at most for the repository (0: for ever)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
+		ctx, cancel := timeLimit(cmd.Context(), opts.timeout)
 		defer cancel()
-		return a.runPlan(ctx, opts)
+		err := a.runPlan(ctx, opts)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return withHint(fmt.Errorf("plan: not ready after %v: %w", opts.timeout, err), "give it longer with --timeout")
+		}
+		return err
 	}
 	return cmd
 }

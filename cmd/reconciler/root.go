@@ -85,6 +85,11 @@ verbs share, in a file named by --config. The command line comes first, then the
 		}
 	}
 	root.AddCommand(newSupervisor(a))
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Run, help.RunE = nil, runHelp
+		help.Annotations = map[string]string{bareAnnotation: "yes", exitAnnotation: "0 printed, 1 no such command"}
+	}
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		completion.Args, completion.RunE = cobra.ArbitraryArgs, runGroup
@@ -129,6 +134,18 @@ func runGroup(cmd *cobra.Command, args []string) error {
 	return withHint(err, "`%s --help` lists them", cmd.CommandPath())
 }
 
+// runHelp prints the help of the command that args name.
+func runHelp(cmd *cobra.Command, args []string) error {
+	about, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		if about == nil {
+			about = cmd.Root()
+		}
+		return runGroup(about, append(rest, args...))
+	}
+	return about.Help()
+}
+
 // flagError says what is wrong with a flag, and which was meant.
 func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
@@ -164,7 +181,7 @@ func argsError(rule cobra.PositionalArgs) cobra.PositionalArgs {
 		if rule(cmd, args) == nil {
 			return nil
 		}
-		_, want, _ := strings.Cut(strings.TrimSuffix(cmd.Use, " [flags]"), " ")
+		_, want, _ := strings.Cut(strings.ReplaceAll(cmd.Use, " [flags]", ""), " ")
 		var err error
 		switch {
 		case want == "":

@@ -63,6 +63,7 @@ func (s *settings) addSource(f *pflag.FlagSet) {
 func (s *settings) addNode(f *pflag.FlagSet) {
 	f.StringVar(&s.node, "node", "", "`NAME` of this node (default the host name)")
 	f.StringToStringVar(&s.labels, "label", nil, "label `KEY=VALUE` of this node, where the repository has no Node manifests (may be repeated)")
+	f.Lookup("label").DefValue = "" // help would show an empty list as the default
 }
 
 // addRegistry adds the flags for pulling images.
@@ -81,8 +82,8 @@ func (s *settings) addAllow(f *pflag.FlagSet) {
 
 // addLoop adds the flags of the loop itself, for agent and sync.
 func (s *settings) addLoop(f *pflag.FlagSet) {
-	f.DurationVar(&s.interval, "interval", 30*time.Second, "how often to look at the repository")
-	f.DurationVar(&s.imageInterval, "image-interval", time.Hour, "how often to look up images with imagePullPolicy Always")
+	f.DurationVar(&s.interval, "interval", 30*time.Second, "look at the repository every `DURATION`")
+	f.DurationVar(&s.imageInterval, "image-interval", time.Hour, "look up images with imagePullPolicy Always every `DURATION`")
 	f.IntVar(&s.imageGCHigh, "image-gc-high", 85, "`PERCENT` of the disk in use from which on unused images are removed")
 	f.IntVar(&s.imageGCLow, "image-gc-low", 75, "`PERCENT` of the disk in use down to which unused images are removed")
 	f.StringVar(&s.maxRemove, "max-remove", "50%", "`SHARE` of this node's containers that one commit may remove without approval")

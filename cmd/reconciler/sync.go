@@ -20,21 +20,25 @@ next try are tried at once. Where an agent runs it does the work, with its own f
 flags given here, and needs --repo.`,
 		Example:     "  reconciler sync --timeout 2m\n  reconciler sync --repo https://git.example.com/fleet.git",
 		Args:        argsError(cobra.NoArgs),
-		Annotations: map[string]string{exitAnnotation: "0 converged and healthy, 1 failed, 3 blocked by a guard, 4 rolled back"},
+		Annotations: map[string]string{exitAnnotation: "0 converged and healthy, 1 failed, 3 blocked by a guard"},
 	}
 	a.set.addAll(cmd.Flags())
 	a.set.hideListen(cmd.Flags())
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait (0: for ever)")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "wait `DURATION` at most (0: for ever)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx := cmd.Context()
-		if timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, timeout)
-			defer cancel()
-		}
+		ctx, cancel := timeLimit(cmd.Context(), timeout)
+		defer cancel()
 		return a.runSync(ctx)
 	}
 	return cmd
+}
+
+// timeLimit returns ctx with a timeout, or without one for 0.
+func timeLimit(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 func (a *app) runSync(ctx context.Context) error {

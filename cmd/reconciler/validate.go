@@ -29,6 +29,11 @@ type validatedNode struct {
 	Workloads []string `json:"workloads"`
 }
 
+// empty reports whether nothing would run anywhere, as in the wrong directory.
+func (v validated) empty() bool {
+	return !slices.ContainsFunc(v.Nodes, func(n validatedNode) bool { return len(n.Workloads) > 0 })
+}
+
 func newValidate(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate PATH…",
@@ -66,6 +71,9 @@ func (a *app) runValidate(_ context.Context, paths []string) error {
 			for _, w := range v.Warnings {
 				a.errf("%s %s\n", a.paint(a.err, yellow, "warning:"), w.Error())
 			}
+			if v.empty() {
+				a.errf("%s %s: no manifests for any node here\n", a.paint(a.err, yellow, "warning:"), v.Path)
+			}
 			a.outf("%s: valid for %s\n", v.Path, count(len(v.Nodes), "node"))
 			if a.set.output != "wide" {
 				continue
@@ -85,6 +93,8 @@ func (a *app) validate(path string) (validated, []manifest.Problem, error) {
 	switch {
 	case err != nil:
 		return validated{}, nil, withHint(fmt.Errorf("validate %s: %w", path, unwrapPath(err)), "name the directory with the manifests")
+	case !info.IsDir() && !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(path)):
+		return validated{}, nil, withHint(fmt.Errorf("validate %s: not a manifest", path), "manifests are *.yaml and *.yml; name one, or the directory with them")
 	case !info.IsDir():
 		dir, only = filepath.Dir(path), filepath.Base(path)
 	}

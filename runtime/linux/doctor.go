@@ -33,8 +33,11 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkSeccomp(), checkAppArmor(),
 		checkResourceCapability(), checkDisk(cfg), checkDirectories(cfg), checkSupervisor(ctx, cfg))
 	for i := range checks {
-		if checks[i].OK {
+		switch {
+		case checks[i].OK:
 			checks[i].Remedy = ""
+		case os.Geteuid() != 0 && (checks[i].Name == "overlay" || checks[i].Name == "directories"):
+			checks[i].Remedy = "look again as root" // what was found without says nothing of the server
 		}
 	}
 	return checks

@@ -12,6 +12,9 @@ BENCHTIME   ?= 1s
 # The packages whose tests are also run under the race detector: those with goroutines and without real containers.
 RACE        := ./manifest/... ./reconcile/... ./runtime/fake/...
 EXAMPLES    := examples/fleet examples/registry
+# What is copied to every server is one small file.
+small = size=$$(stat -c %s $(1)); if ((size >= 40000000)); then echo "$(1): $$size bytes, want less than 40 MB" >&2; exit 1; fi; \
+	echo "$(1): $$((size / 1000000)) MB"
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build static check lint fmt vet examples schema test test-root race fuzz bench cover demo clean
@@ -24,13 +27,13 @@ deps: ## install what building and testing need (Debian packages; as root)
 
 build: deps ## build bin/reconciler
 	$(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/reconciler ./cmd/reconciler
+	@$(call small,bin/reconciler)
 
 static: deps ## build bin/reconciler-static, which needs no library of the server it runs on
 	$(GO) build -trimpath -tags '$(TAGS) netgo osusergo' \
 		-ldflags '$(LDFLAGS) -s -w -linkmode external -extldflags "-static"' -o bin/reconciler-static ./cmd/reconciler
 	@if ldd bin/reconciler-static >/dev/null 2>&1; then echo "bin/reconciler-static is not static" >&2; exit 1; fi
-	@size=$$(stat -c %s bin/reconciler-static); echo "bin/reconciler-static: $$((size / 1000000)) MB, static"; \
-		if ((size >= 40000000)); then echo "bin/reconciler-static is $$size bytes, want less than 40 MB" >&2; exit 1; fi
+	@$(call small,bin/reconciler-static)
 	@./bin/reconciler-static version >/dev/null
 
 check: lint vet examples ## lint, vet, format, examples and schema: everything that runs no test

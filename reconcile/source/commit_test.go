@@ -10,6 +10,7 @@ import (
 )
 
 func TestAllowTrailers(t *testing.T) {
+	t.Parallel()
 	for message, want := range map[string][]string{
 		"":                                    nil,
 		"Reconciler-Allow: remove":            nil, // a subject is no trailer
@@ -31,6 +32,7 @@ func TestAllowTrailers(t *testing.T) {
 }
 
 func TestRevisionIsFitForPrinting(t *testing.T) {
+	t.Parallel()
 	c := &object.Commit{
 		Author:  object.Signature{Name: "Eve\x1b[31m\n", Email: "e\u202eve@example.com"},
 		Message: "\n\nfirst\x07 line\nsecond line\n\nbody",

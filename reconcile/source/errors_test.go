@@ -61,6 +61,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestHTTPCredentials(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true, User: "deploy", Password: "s3cr3t-canary", Bearer: "b34r3r-canary"})
@@ -127,6 +128,7 @@ func TestHTTPCredentials(t *testing.T) {
 }
 
 func TestCertificates(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true})
@@ -149,6 +151,7 @@ func TestCertificates(t *testing.T) {
 
 // Credentials do not follow a redirect to another host.
 func TestRedirect(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	other := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
@@ -295,6 +298,7 @@ func TestServersThatMisbehave(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -323,6 +327,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	for url, words := range map[string]string{
 		"":                               "no repository given",
 		"git://example.com/x.git":        "neither encrypted nor authenticated",

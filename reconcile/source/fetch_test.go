@@ -136,6 +136,7 @@ func TestDescendsBeyondAShallowClone(t *testing.T) {
 
 // A poll that finds nothing new is one request, and no pack; one that does is two. The connection stays.
 func TestWarmFetch(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
@@ -203,6 +204,7 @@ func TestConcurrent(t *testing.T) {
 
 // Only the branch is fetched: no other branch, no tag, and a new process goes on with the clone.
 func TestCloneIsSmallAndKept(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	r.Git("tag", "v1")
@@ -239,6 +241,7 @@ func TestCloneIsSmallAndKept(t *testing.T) {
 
 // A damaged clone is made again, whatever is broken.
 func TestCorruptClone(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func(t *testing.T, dir string){
 		"pack cut short": func(t *testing.T, dir string) { truncate(t, dir, "objects/pack/*.pack", 40) },
 		"pack zeroed": func(t *testing.T, dir string) {
@@ -287,6 +290,7 @@ func TestCorruptClone(t *testing.T) {
 
 // Damage that shows only while a file is read is an error that says so, and is repaired by the next fetch.
 func TestDamageFoundWhileReading(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	first := r.CommitPush("one", sourcetest.Files{"a.yaml": strings.Repeat("0123456789", 50)})
 	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
@@ -323,6 +327,7 @@ func TestDamageFoundWhileReading(t *testing.T) {
 
 // A clone that has grown many packs is made again, small.
 func TestManyPacks(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "0"})
 	cfg := source.Config{URL: sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), StateDir: t.TempDir()}
@@ -349,6 +354,7 @@ func TestManyPacks(t *testing.T) {
 }
 
 func TestLargeFile(t *testing.T) {
+	t.Parallel()
 	for _, w := range []way{ways[0], ways[3]} {
 		t.Run(w.name, func(t *testing.T) {
 			r := sourcetest.NewRepo(t)

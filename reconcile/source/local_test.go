@@ -54,6 +54,7 @@ func listing(t *testing.T, dir string) string {
 
 // Another process repacks and prunes the repository that we read.
 func TestRepackedUnderneath(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1", "b/c.yaml": "c"})
 	s := open(t, source.Config{URL: r.Bare})
@@ -121,6 +122,7 @@ func TestOpenLocal(t *testing.T) {
 }
 
 func TestOpenLocalShallow(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	base := r.CommitPush("base", sourcetest.Files{"a.yaml": "1"})
 	r.CommitPush("head", sourcetest.Files{"a.yaml": "2"})
@@ -136,6 +138,7 @@ func TestOpenLocalShallow(t *testing.T) {
 
 // An abbreviation of two commits names neither.
 func TestAmbiguousAbbreviation(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	// Two commits of no tree whose hashes begin alike: four digits collide after some 300.
 	seen := map[string]string{}
@@ -163,6 +166,7 @@ func TestAmbiguousAbbreviation(t *testing.T) {
 
 // A push, a new file, a change of what is there: each is a hint, and the fetch after it sees it.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	dir := t.TempDir()
@@ -222,6 +226,7 @@ func TestWatch(t *testing.T) {
 
 // A burst is one hint, not one for each file.
 func TestWatchCoalesces(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, source.Config{URL: dir})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -252,6 +257,7 @@ func TestWatchCoalesces(t *testing.T) {
 }
 
 func TestNextPoll(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	at := func(node string, now time.Time) time.Time {
 		return open(t, source.Config{URL: "https://example.com/x", NodeName: node, Interval: time.Minute, StateDir: "/nowhere"}).NextPoll(now)

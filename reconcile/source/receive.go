@@ -12,7 +12,6 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
@@ -68,20 +67,20 @@ func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r 
 	case req.Capabilities.Supports(capability.Sideband):
 		stream = sideband.NewDemuxer(sideband.Sideband, res)
 	}
-	sto := filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(cache.MiByte))
-	defer func() { _ = sto.Close() }()
+	removeTorn(dir) // of a process that died
 	from := &remembering{Reader: stream}
-	if err = packfile.UpdateObjectStorage(sto, from); err != nil {
-		removeTorn(dir)
+	if err = storePack(dir, from); err != nil {
 		if from.err != nil {
 			return fmt.Errorf("transfer cut short: %w", from.err)
 		}
 		return fmt.Errorf("store what the server sent: %w", err)
 	}
-	if len(res.Shallows) > 0 {
-		return sto.SetShallow(res.Shallows)
+	if len(res.Shallows) == 0 {
+		return nil
 	}
-	return nil
+	sto := filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(cache.MiByte))
+	defer func() { _ = sto.Close() }()
+	return sto.SetShallow(res.Shallows)
 }
 
 // remembering keeps the error of the stream, to tell a broken connection from a full disk.
@@ -99,7 +98,7 @@ func (r *remembering) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// removeTorn removes what go-git leaves of a pack that did not arrive.
+// removeTorn removes packs that did not arrive.
 func removeTorn(dir string) {
 	names, _ := filepath.Glob(filepath.Join(dir, "objects", "pack", "tmp_pack_*")) // the pattern is fine
 	for _, name := range names {

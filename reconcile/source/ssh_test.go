@@ -13,6 +13,7 @@ import (
 )
 
 func TestHostKeys(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	d := sourcetest.SSHD(t, sourcetest.SSHOptions{})
@@ -116,6 +117,7 @@ func TestSSHKeys(t *testing.T) {
 
 // Paths that a shell would take apart arrive whole.
 func TestSSHPathQuoting(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	odd := filepath.Join(r.Root, "it's $(touch pwned) odd!.git")
@@ -129,6 +131,7 @@ func TestSSHPathQuoting(t *testing.T) {
 
 // A server that takes the connection and says nothing must not hold the agent: not before, in, or after the handshake.
 func TestSSHServerThatHangs(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 
 // Trees are the same whether they come from a commit or a directory.
 func TestTree(t *testing.T) {
+	t.Parallel()
 	files := sourcetest.Files{
 		"apps/web.yaml": "web", "apps/sub/x.yaml": "x", "a.yaml": "a", "a/b.yaml": "sorts after a.yaml for git",
 		"link.yaml": sourcetest.Symlink + "apps/web.yaml", "apps/up.yaml": sourcetest.Symlink + "../a.yaml",
@@ -88,6 +89,7 @@ func TestTree(t *testing.T) {
 }
 
 func TestSubmodule(t *testing.T) {
+	t.Parallel()
 	inner := sourcetest.NewRepo(t)
 	inner.CommitPush("inner", sourcetest.Files{"inner.yaml": "inner"})
 	r := sourcetest.NewRepo(t)
@@ -107,6 +109,7 @@ func TestSubmodule(t *testing.T) {
 
 // Objects that git would never write.
 func TestHostileObjects(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "a"})
 	blob := r.Git("rev-parse", "HEAD:a.yaml")
@@ -193,6 +196,7 @@ func treeOf(t *testing.T, s *source.Source, commit string) fs.FS {
 }
 
 func TestDirectory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	sourcetest.WriteTree(t, dir, sourcetest.Files{"a.yaml": "1", "sub/b.yaml": "2", ".git/HEAD": "x"})
 	s := open(t, source.Config{URL: dir})
@@ -245,6 +249,7 @@ func TestDirectory(t *testing.T) {
 
 // A large file is not kept, so it is checked when it is read.
 func TestDirectoryLargeFile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	name := filepath.Join(dir, "image.tar")
 	if err := os.WriteFile(name, make([]byte, 3<<20), 0o600); err != nil {
@@ -271,6 +276,7 @@ func (o onlyOpen) Open(name string) (fs.File, error) { return o.fsys.Open(name) 
 
 // A fifo or socket in the directory must not block, and a change within one clock tick must be seen.
 func TestDirectoryOddities(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := exec.Command("mkfifo", filepath.Join(dir, "fifo")).Run(); err != nil {
 		t.Skipf("needs mkfifo: %v", err)
@@ -307,6 +313,7 @@ func TestDirectoryOddities(t *testing.T) {
 
 // A work tree is its files by its path, and its commits by its .git or file URL.
 func TestWorkTree(t *testing.T) {
+	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "committed"})
 	r.Write(sourcetest.Files{"a.yaml": "edited"})

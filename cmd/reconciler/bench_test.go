@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,8 +22,8 @@ func BenchmarkPushToRunning(b *testing.B) {
 	repo := repository(b, sourcetest.Files{"a.yaml": busybox("a", forever), "b.yaml": busybox("b", forever)})
 	s.start("--repo", repo.Bare)
 	s.must("sync", "--timeout", patience)
-	steps := s.stepsOf("a")
-	steps("create")
+	events := s.follow("events", "-f", "a")
+	events.await("Done", "create took")
 	var whole, step, besides []time.Duration
 	for n := 0; b.Loop(); n++ {
 		b.StopTimer()
@@ -33,7 +31,7 @@ func BenchmarkPushToRunning(b *testing.B) {
 		b.StartTimer()
 		began := time.Now()
 		repo.Push()
-		steps("replace")
+		events.await("Done", "replace took")
 		b.StopTimer()
 		row := s.rows()["a"]
 		if row.Revision != repo.Head() || row.State != "Running" {
@@ -88,37 +86,6 @@ func BenchmarkSyncIdle(b *testing.B) {
 	b.ReportMetric(median(ofAgent), "agent-cpu-ms")
 	b.ReportMetric(median(ofSupervisor), "supervisor-cpu-ms")
 	b.ReportMetric(median(ofCommand), "command-cpu-ms")
-}
-
-// stepsOf follows the events of a container and returns a function that waits for the next step of a kind to be done.
-func (s *server) stepsOf(name string) func(op string) {
-	s.t.Helper()
-	cmd := exec.Command(s.bin, "events", "-f", name)
-	cmd.Env = s.env
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	lines := bufio.NewScanner(out)
-	return func(op string) {
-		s.t.Helper()
-		for lines.Scan() {
-			switch line := lines.Text(); {
-			case strings.Contains(line, "Done "+op+" took"):
-				return
-			case strings.Contains(line, "Failed"):
-				s.t.Fatal(line)
-			}
-		}
-		s.t.Fatalf("the events ended before %s of %s was done", op, name)
-	}
 }
 
 // lastStep returns how long the newest step on a container took.

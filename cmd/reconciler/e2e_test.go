@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,12 +227,19 @@ func (s *server) status() report.Status {
 	return st
 }
 
-// awaitEvent waits until the server tells of an event with these words, in its past or its future.
-func (s *server) awaitEvent(args []string, words ...string) {
+// follower is a verb that goes on until it is stopped, and what it prints.
+type follower struct {
+	t     testing.TB
+	args  []string
+	lines *bufio.Scanner
+	stop  func()
+}
+
+// follow starts a verb that goes on. It is stopped at the test's end at the latest.
+func (s *server) follow(args ...string) *follower {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, s.bin, append([]string{"events", "-f"}, args...)...)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	cmd := exec.CommandContext(ctx, s.bin, args...)
 	cmd.Env = s.env
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -240,21 +248,34 @@ func (s *server) awaitEvent(args []string, words ...string) {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	defer func() { cancel(); _ = cmd.Wait() }()
+	stop := sync.OnceFunc(func() { cancel(); _ = cmd.Wait() })
+	s.t.Cleanup(stop)
+	return &follower{t: s.t, args: args, lines: bufio.NewScanner(out), stop: stop}
+}
+
+// await returns the next line with all of these words.
+func (f *follower) await(words ...string) string {
+	f.t.Helper()
+	hung := time.AfterFunc(time.Minute, f.stop)
+	defer hung.Stop()
 	seen := ""
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		seen += lines.Text() + "\n"
-		found := 0
-		for _, w := range words {
-			if strings.Contains(lines.Text(), w) {
-				found++
-			}
+	for f.lines.Scan() {
+		line := f.lines.Text()
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+			return line
 		}
-		if found == len(words) {
-			return
-		}
+		seen += line + "\n"
 	}
-	s.t.Fatalf("no event with %q among:\n%s", words, seen)
+	f.t.Fatalf("%v ended without %q:\n%s", f.args, words, seen)
+	return ""
+}
+
+// awaitEvent waits until the server tells of an event with these words, in its past or its future.
+func (s *server) awaitEvent(args []string, words ...string) {
+	s.t.Helper()
+	f := s.follow(append([]string{"events", "-f"}, args...)...)
+	defer f.stop()
+	f.await(words...)
 }
 
 // busybox is a container of this server's busybox that runs a script.

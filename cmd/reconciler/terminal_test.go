@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -56,5 +57,35 @@ trap 'echo "now $(stty size)"' WINCH; trap 'exit 9' INT; echo "traps set"; while
 	}
 	if r := s.do("exec", "-t", "a", "--", "/bin/busybox", "true"); r.code != 125 || !strings.Contains(r.err, "not a terminal") {
 		t.Errorf("-t without a terminal: status %d\n%s", r.code, r.err)
+	}
+}
+
+// Colour is for terminals only, and for those that want it.
+func TestColour(t *testing.T) {
+	on := func(env map[string]string, args ...string) string {
+		t.Helper()
+		terminal, tty, err := pty.Open()
+		if err != nil {
+			t.Skipf("needs a pseudo-terminal: %v", err)
+		}
+		defer func() { _ = terminal.Close() }()
+		run(t.Context(), args, streams{in: tty, out: tty, err: tty, getenv: func(name string) string { return env[name] }})
+		_ = tty.Close()
+		said, _ := io.ReadAll(terminal) // ends with EIO, as nobody is at the other end any more
+		return string(said)
+	}
+	wrong := []string{"validate", "testdata/broken"}
+	if out := on(nil, wrong...); !strings.Contains(out, "\x1b[31merror:\x1b[0m 2 problems") {
+		t.Errorf("no colour on a terminal: %q", out)
+	}
+	for name, out := range map[string]string{
+		"NO_COLOR":       on(map[string]string{"NO_COLOR": "1"}, wrong...),
+		"--no-color":     on(nil, append(wrong, "--no-color")...),
+		"-o json":        on(nil, append(wrong, "-o", "json")...),
+		"not a terminal": cli(t, nil, wrong...).err,
+	} {
+		if strings.Contains(out, "\x1b[") || !strings.Contains(out, "2 problems") {
+			t.Errorf("%s: %q", name, out)
+		}
 	}
 }

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,38 +43,6 @@ func (s *server) mustFail(t *testing.T, lines []badLine) {
 	}
 }
 
-// follow runs a verb that goes on until it is interrupted, and returns a function that waits for a line with a word.
-func (s *server) follow(args ...string) (await func(word string) string) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	cmd := exec.CommandContext(ctx, s.bin, args...)
-	cmd.Env = s.env
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait()
-	})
-	lines := bufio.NewScanner(out)
-	return func(word string) string {
-		s.t.Helper()
-		seen := ""
-		for lines.Scan() {
-			seen += lines.Text() + "\n"
-			if strings.Contains(lines.Text(), word) {
-				return lines.Text()
-			}
-		}
-		s.t.Fatalf("%v ended without %q:\n%s", args, word, seen)
-		return ""
-	}
-}
-
 // What a container wrote: of which start, since when, how much of it, and as it comes.
 func TestLogs(t *testing.T) {
 	s := newServer(t)
@@ -85,17 +50,17 @@ func TestLogs(t *testing.T) {
 	repo := repository(t, sourcetest.Files{"a.yaml": busybox("a", script)})
 	s.start("--repo", repo.Bare)
 	s.must("sync", "--timeout", patience)
-	await := s.follow("logs", "a", "-f", "--timestamps")
-	line := await("start of ")
+	follow := s.follow("logs", "a", "-f", "--timestamps")
+	line := follow.await("start of ")
 	if _, err := time.Parse(time.RFC3339Nano, strings.Fields(line)[0]); err != nil {
 		t.Errorf("--timestamps: %q: %v", line, err)
 	}
 	s.mustFail(t, []badLine{{"logs a --previous", []string{"a: no start before the present one"}}})
 	s.must("exec", "a", "--", "/bin/busybox", "touch", "/tell")
-	await("told")
+	follow.await("told")
 	afterFirst := time.Now().UTC()
 	s.must("restart", "a")
-	await("start of ") // the output of a restarted container goes on in the same place
+	follow.await("start of ") // the output of a restarted container goes on in the same place
 	if out := s.must("logs", "a", "--previous"); strings.Count(out, "start of") != 1 || !strings.Contains(out, "told") {
 		t.Errorf("--previous: %q", out)
 	}
@@ -132,10 +97,10 @@ func TestEventsAndHistory(t *testing.T) {
 	all, ofA := s.follow("events", "-f", "--tail", "0", "-o", "json"), s.follow("events", "a", "-f", "--tail", "0")
 	repo.CommitPush("another a", sourcetest.Files{"a.yaml": busybox("a", "echo another; "+forever)})
 	var event report.Event
-	if err := json.Unmarshal([]byte(all("replace took")), &event); err != nil || event.Name == nil || event.Name.Name != "a" {
+	if err := json.Unmarshal([]byte(all.await("replace took")), &event); err != nil || event.Name == nil || event.Name.Name != "a" {
 		t.Errorf("events -f -o json: %v %+v", err, event)
 	}
-	if line := ofA("replace took"); !strings.Contains(line, "a ") {
+	if line := ofA.await("replace took"); !strings.Contains(line, "a ") {
 		t.Errorf("events a -f: %q", line)
 	}
 	s.must("sync", "--timeout", patience)

@@ -24,6 +24,7 @@ type host struct {
 	Caps      []string // CAP_…, that this process may give away, sorted
 	SwapLimit bool     // the cgroup can limit swap
 	Mqueue    bool     // POSIX message queues
+	CgroupV1  bool     // cgroups are v1 or hybrid
 	CPUs      []int    // with a thermal_throttle directory
 }
 
@@ -52,8 +53,9 @@ func readHost() (host, error) {
 	}
 	slices.Sort(h.Caps)
 	// On cgroup v2 libcontainer copes with a missing memory.swap.max itself.
-	h.SwapLimit = cgroups.IsCgroup2UnifiedMode()
-	if !h.SwapLimit {
+	h.CgroupV1 = !cgroups.IsCgroup2UnifiedMode()
+	h.SwapLimit = !h.CgroupV1
+	if h.CgroupV1 {
 		_, statErr := os.Stat(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
 		h.SwapLimit = statErr == nil
 	}

@@ -56,6 +56,10 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	if in.Host.CgroupV1 {
+		// libcontainer leaves the tmpfs writable that holds the hierarchies, which are read-only themselves.
+		spec.Linux.ReadonlyPaths = append(spec.Linux.ReadonlyPaths, "/sys/fs/cgroup")
+	}
 	if in.Spec.Network != runtime.NetworkHost {
 		// As Docker does: who has a network namespace of its own needs no privilege for low ports and ping in it.
 		spec.Linux.Sysctl = map[string]string{

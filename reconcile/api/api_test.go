@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -257,5 +258,53 @@ func TestNoAgent(t *testing.T) {
 	}
 	if _, err := Listen(filepath.Join(dir, strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "--run-dir") {
 		t.Errorf("too long a path: %v", err)
+	}
+}
+
+// Who sends too much is told so; who sends too slowly is cut off; who waits for a long answer is not.
+func TestRequestsAreBounded(t *testing.T) {
+	agent, server, c := serve(t, Options{})
+	server.bodyTimeout = 200 * time.Millisecond
+	if _, err := c.Sync(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	dial := func() net.Conn {
+		t.Helper()
+		conn, err := net.Dial("unix", c.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	w := httptest.NewRecorder()
+	server.Handler(true).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/approve", strings.NewReader(strings.Repeat(" ", maxBody+1))))
+	if w.Code != http.StatusRequestEntityTooLarge || !strings.Contains(w.Body.String(), "larger than 64 KiB") {
+		t.Errorf("too large: %d %s", w.Code, w.Body)
+	}
+	slow, follows := dial(), dial()
+	if _, err := io.WriteString(slow, "POST /v1/approve HTTP/1.1\r\nHost: agent\r\nContent-Length: 10\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(follows, "GET /v1/events?follow HTTP/1.1\r\nHost: agent\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = slow.SetReadDeadline(time.Now().Add(bodyTimeout + 10*time.Second))
+	answer, err := io.ReadAll(slow)
+	if err != nil || !strings.Contains(string(answer), "400 Bad Request") {
+		t.Errorf("slow: %q, %v", answer, err)
+	}
+	// By now whoever follows has waited for longer than a request may take.
+	if err := agent.Suspend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = follows.SetReadDeadline(time.Now().Add(10 * time.Second))
+	var got strings.Builder
+	for buf := make([]byte, 4096); !strings.Contains(got.String(), "Suspended"); {
+		n, err := follows.Read(buf)
+		got.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("follows: %q, %v", got.String(), err)
+		}
 	}
 }

@@ -116,9 +116,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 	out := json.NewEncoder(w)
 	flush := http.NewResponseController(w)
+	send := func(e report.Event) bool {
+		extendWrite(w)
+		return out.Encode(e) == nil
+	}
 	var last time.Time
 	for _, e := range report.EventsOf(records, name) {
-		if out.Encode(e) != nil {
+		if !send(e) {
 			return
 		}
 		last = e.Time
@@ -131,7 +135,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if name != nil && (e.Name == nil || *e.Name != *name) || !e.Time.After(last) {
 			continue // the journal had it already
 		}
-		if out.Encode(e) != nil || flush.Flush() != nil {
+		if !send(e) || flush.Flush() != nil {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"reconciler/manifest"
 	"reconciler/reconcile"
@@ -53,25 +55,33 @@ type Server struct {
 	agent   Agent
 	opts    Options
 	metrics http.Handler
+
+	bodyTimeout time.Duration
 }
 
 // The limits of a request.
 const (
-	maxBody     = 64 << 10
-	headTimeout = 10 * time.Second
-	idleTimeout = 2 * time.Minute
+	maxBody        = 64 << 10
+	headTimeout    = 10 * time.Second
+	bodyTimeout    = 10 * time.Second
+	writeTimeout   = time.Minute // of an answer, or of one event
+	idleTimeout    = 2 * time.Minute
+	maxConnections = 64 // over TCP, at a time: others wait
 )
 
 // NewServer returns a server for agent. It listens nowhere yet.
 func NewServer(agent Agent, opts Options) *Server {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newCollector(agent, opts.Version))
-	return &Server{agent: agent, opts: opts, metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}
+	return &Server{agent: agent, opts: opts, bodyTimeout: bodyTimeout, metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}
 }
 
 // Serve answers on l until ctx ends, then closes it and ends what is being answered. Local says that l is the unix
 // socket, whose mode says who may connect; on any other, what changes something needs the token.
 func (s *Server) Serve(ctx context.Context, l net.Listener, local bool) error {
+	if !local {
+		l = netutil.LimitListener(l, maxConnections)
+	}
 	srv := &http.Server{
 		Handler: s.Handler(local), ReadHeaderTimeout: headTimeout, IdleTimeout: idleTimeout,
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -108,7 +118,6 @@ func (s *Server) Handler(local bool) http.Handler {
 					return
 				}
 			}
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			answer(w, r, fn)
 		})
 	}
@@ -122,7 +131,38 @@ func (s *Server) Handler(local bool) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &Error{Message: r.Method + " " + r.URL.Path + ": no such endpoint", Reason: ReasonNotFound, Status: http.StatusNotFound})
 	})
-	return mux
+	return s.bounded(mux)
+}
+
+// bounded reads the whole of a request first, and cuts off whoever sends or takes too slowly.
+func (s *Server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := http.NewResponseController(w)
+		extendWrite(w)
+		// A deadline for reading that stayed set would end the wait of a long answer.
+		_ = conn.SetReadDeadline(time.Now().Add(s.bodyTimeout)) // works on every connection there is
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err == nil { // else what is left of it is not waited for
+			_ = conn.SetReadDeadline(time.Time{})
+		}
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+			writeError(w, &Error{
+				Message: fmt.Sprintf("request: larger than %d KiB", maxBody>>10), Reason: ReasonInvalid, Status: http.StatusRequestEntityTooLarge,
+			})
+			return
+		}
+		if err != nil {
+			writeError(w, invalid("request: "+err.Error(), ""))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		next.ServeHTTP(w, r)
+	})
+}
+
+// extendWrite gives what is written next its time.
+func extendWrite(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // works on every connection there is
 }
 
 func answer(w http.ResponseWriter, r *http.Request, fn func(*http.Request) (any, error)) {

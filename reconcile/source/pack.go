@@ -97,9 +97,9 @@ func checkPack(pack io.ReadSeeker) error {
 		return fmt.Errorf("%d files, directories and commits, more than %d: %w", count, maxObjects, ErrTooLarge)
 	}
 	for range count {
-		h, err := s.NextObjectHeader()
-		if err != nil {
-			return err
+		h, headErr := s.NextObjectHeader()
+		if headErr != nil {
+			return headErr
 		}
 		m := &measure{size: h.Length}
 		if _, _, err = s.NextObject(m); err != nil {

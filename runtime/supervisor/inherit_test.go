@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -41,9 +42,9 @@ func TestNothingIsInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := func(name string) string {
-		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(v.Pid), name))
-		if err != nil {
-			t.Fatal(err)
+		data, readErr := os.ReadFile(filepath.Join("/proc", strconv.Itoa(v.Pid), name))
+		if readErr != nil {
+			t.Fatal(readErr)
 		}
 		return string(data)
 	}
@@ -94,10 +95,8 @@ func TestOwnLogIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteString(strings.Repeat("x", maxLog) + "\nthe end of it\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
+	_, err = f.WriteString(strings.Repeat("x", maxLog) + "\nthe end of it\n")
+	if err = errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	e.wait(e.start("short", "true"))

@@ -88,7 +88,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry)
 	started, err := client.Start(ctx, supervisor.StartRequest{
 		ID: e.ID, Bundle: root.Bundle, LogDir: r.state.dir(e.ID), Logs: e.Spec.Logs,
 		StopSignal: stopSignal(e.Spec, e.StopSignal),
-	})
+	}, nil)
 	if err != nil {
 		// A supervisor that could not be asked may have started it all the same.
 		cleanCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)

@@ -26,7 +26,7 @@ func TestKillLosesNoLine(t *testing.T) {
 	req := e.bundle("writer", e.spec("writer", "sh", "-c",
 		fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i || exit 3; done; echo done; exec sleep 1000", lines)))
 	req.Logs = runtime.Logs{MaxSize: 32 << 10, MaxFiles: 1000}
-	started, err := e.c.Start(e.ctx(), req)
+	started, err := e.c.Start(e.ctx(), req, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

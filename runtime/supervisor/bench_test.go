@@ -53,7 +53,7 @@ func BenchmarkStart(b *testing.B) {
 		for range 2 {
 			wg.Go(func() {
 				for req := range next {
-					if _, err := e.c.Start(e.ctx(), req); err != nil {
+					if _, err := e.c.Start(e.ctx(), req, nil); err != nil {
 						b.Error(err)
 					}
 				}

@@ -46,8 +46,8 @@ func checkID(id runtime.ID) error {
 }
 
 // start starts a container, or a new run of one that has exited. It does not end with the call: a caller that dies
-// finds the container in List.
-func (s *server) start(req StartRequest) (Started, error) {
+// finds the container in List. configure, where it is not nil, is called while process 1 waits to execute the command.
+func (s *server) start(req StartRequest, configure func(pid int) error) (Started, error) {
 	if err := checkID(req.ID); err != nil {
 		return Started{}, startError(req, err)
 	}
@@ -87,7 +87,7 @@ func (s *server) start(req StartRequest) (Started, error) {
 	}
 	s.starts <- struct{}{}
 	defer func() { <-s.starts }()
-	if err := c.launch(); err != nil {
+	if err := c.launch(configure); err != nil {
 		s.forget(c)
 		return Started{}, startError(req, err)
 	}

@@ -116,14 +116,6 @@ func (c *Client) call(ctx context.Context, op string, body, out any) error {
 	return err
 }
 
-// Start runs what the bundle says. For a container that runs already it returns how it was started. After an error
-// nothing of the container is left but its output. If the caller dies meanwhile, the start goes on.
-func (c *Client) Start(ctx context.Context, req StartRequest) (Started, error) {
-	var s Started
-	err := c.call(ctx, opStart, req, &s)
-	return s, err
-}
-
 // Stop sends signal (empty: the container's own) and, after grace, kills every process of the container. It returns
 // once the exit is recorded, also where that was before. The supervisor keeps the time: it goes on if the caller dies or
 // ctx ends. A second call may shorten the grace, never lengthen it. A grace of zero or less kills at once.

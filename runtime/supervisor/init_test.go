@@ -106,7 +106,7 @@ func TestInitInContainer(t *testing.T) {
 		}
 	})
 	t.Run("missing command", func(t *testing.T) {
-		_, err := e.c.Start(e.ctx(), e.bundle("missing", e.initSpec("missing", "/bin/foo")))
+		_, err := e.c.Start(e.ctx(), e.bundle("missing", e.initSpec("missing", "/bin/foo")), nil)
 		var re *runtime.Error
 		if !errors.As(err, &re) || !strings.HasSuffix(re.Error(), "exec /bin/foo: no such file or directory") {
 			t.Errorf("error is %v", err)

@@ -87,7 +87,7 @@ func TestStop(t *testing.T) {
 	t.Run("own signal", func(t *testing.T) {
 		req := e.bundle("own-signal", e.spec("own-signal", "sh", "-c", "trap 'exit 9' USR1; echo ready; while :; do sleep 1 & wait $!; done"))
 		req.StopSignal = "SIGUSR1"
-		if _, err := e.c.Start(e.ctx(), req); err != nil {
+		if _, err := e.c.Start(e.ctx(), req, nil); err != nil {
 			t.Fatal(err)
 		}
 		e.awaitLine(req, "ready")
@@ -145,7 +145,7 @@ func TestRestartAndPrevious(t *testing.T) {
 	first := e.wait(req)
 	req = e.start("again", "sh", "-c", "echo second; sleep 1000")
 	e.awaitLine(req, "second")
-	if again, err := e.c.Start(e.ctx(), req); err != nil || again.Pid != e.state(req.ID).Pid {
+	if again, err := e.c.Start(e.ctx(), req, nil); err != nil || again.Pid != e.state(req.ID).Pid {
 		t.Errorf("start of a running one: %+v, %v", again, err)
 	}
 	if st := e.state(req.ID); !st.Running || st.ExitCode != nil || !st.StartedAt.After(first.StartedAt) {
@@ -299,7 +299,7 @@ func TestStartFailures(t *testing.T) {
 			if tc.prepare != nil {
 				tc.prepare(id)
 			}
-			_, err := e.c.Start(e.ctx(), req)
+			_, err := e.c.Start(e.ctx(), req, nil)
 			var re *runtime.Error
 			if !errors.As(err, &re) {
 				t.Fatalf("error is %v", err)
@@ -320,19 +320,19 @@ func TestStartFailures(t *testing.T) {
 	t.Run("no memory", func(t *testing.T) {
 		spec := e.spec("tiny", "true")
 		spec.Linux.Resources.Memory = memory(1 << 20)
-		_, err := e.c.Start(e.ctx(), e.bundle("tiny", spec))
+		_, err := e.c.Start(e.ctx(), e.bundle("tiny", spec), nil)
 		if !runtime.IsPermanent(err) || !strings.Contains(runtime.HintOf(err), "memory limit") {
 			t.Errorf("error is %v, hint %q", err, runtime.HintOf(err))
 		}
 	})
 	t.Run("no config", func(t *testing.T) {
-		_, err := e.c.Start(e.ctx(), StartRequest{ID: "x", Bundle: e.dir, LogDir: e.dir})
+		_, err := e.c.Start(e.ctx(), StartRequest{ID: "x", Bundle: e.dir, LogDir: e.dir}, nil)
 		if err == nil || !strings.Contains(err.Error(), "config.json") {
 			t.Errorf("error is %v", err)
 		}
 	})
 	t.Run("bad id", func(t *testing.T) {
-		if _, err := e.c.Start(e.ctx(), StartRequest{ID: "../x"}); err == nil {
+		if _, err := e.c.Start(e.ctx(), StartRequest{ID: "../x"}, nil); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -411,7 +411,7 @@ func TestOutputIsCompleteAtExit(t *testing.T) {
 	e := newEnv(t)
 	req := e.bundle("flood", e.spec("flood", "sh", "-c", "seq 1 100000; seq 1 10000 >&2"))
 	req.Logs = runtime.Logs{MaxSize: 64 << 10, MaxFiles: 1000}
-	if _, err := e.c.Start(e.ctx(), req); err != nil {
+	if _, err := e.c.Start(e.ctx(), req, nil); err != nil {
 		t.Fatal(err)
 	}
 	e.wait(req)

@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 6 && os.Args[1] == "configure" {
+		configureForever(StartRequest{ID: runtime.ID(os.Args[3]), Bundle: os.Args[4], LogDir: os.Args[5]}, Config{RunDir: os.Args[2]})
+	}
 	os.Exit(m.Run())
 }
 
@@ -230,7 +233,7 @@ func (e *env) start(id string, args ...string) StartRequest {
 func (e *env) startSpec(id string, spec *specs.Spec) StartRequest {
 	e.Helper()
 	req := e.bundle(id, spec)
-	if _, err := e.c.Start(e.ctx(), req); err != nil {
+	if _, err := e.c.Start(e.ctx(), req, nil); err != nil {
 		e.Fatalf("start %s: %v", id, err)
 	}
 	return req

@@ -20,7 +20,7 @@ import (
 // for Watch and Exec, several frames. A frame is its length in 4 bytes, big endian, and that much JSON; file descriptors
 // travel with the length (SCM_RIGHTS). Closing the connection ends a call.
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 	maxFrame        = 64 << 20
 	maxFDs          = 3
 	dialTimeout     = 10 * time.Second

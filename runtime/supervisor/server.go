@@ -220,11 +220,13 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 	_ = conn.SetReadDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Nobody sends a second frame: reading tells when the caller is gone. (Closing conn above ends this.)
-	go func() {
-		_, _ = conn.Read(make([]byte, 1))
-		cancel()
-	}()
+	if req.Op != opStart {
+		// Nobody else sends a second frame: reading tells when the caller is gone. (Closing conn above ends this.)
+		go func() {
+			_, _ = conn.Read(make([]byte, 1))
+			cancel()
+		}()
+	}
 	if req.Protocol != protocolVersion && req.Op != opVersion {
 		s.reply(conn, nil, &runtime.Error{
 			Op: req.Op, Permanent: true,
@@ -238,7 +240,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 	case opExec:
 		s.exec(ctx, conn, req.Body, files)
 	default:
-		out, err := s.answer(ctx, req)
+		out, err := s.answer(ctx, conn, req)
 		s.reply(conn, out, err)
 		if req.Op == opShutdown && err == nil {
 			s.end()
@@ -261,10 +263,10 @@ func (s *server) reply(conn *net.UnixConn, body any, err error, files ...*os.Fil
 }
 
 // answer does what a request asks for and returns the body of the response.
-func (s *server) answer(ctx context.Context, req request) (any, error) {
+func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (any, error) {
 	switch req.Op {
 	case opStart:
-		return handle(req.Body, s.start)
+		return handle(req.Body, func(b startBody) (Started, error) { return s.serveStart(ctx, conn, b) })
 	case opStop:
 		return handle(req.Body, func(b stopBody) (Exit, error) { return s.stop(ctx, b) })
 	case opSignal:

@@ -42,9 +42,12 @@ func loadSpec(req StartRequest) (*specs.Spec, []string, error) {
 }
 
 // launch makes and starts the container that c.rec.Request asks for. When it fails nothing is left. c.op is held.
-func (c *container) launch() (err error) {
+func (c *container) launch(configure func(pid int) error) (err error) {
 	req := c.rec.Request
 	spec, warnings, err := loadSpec(req)
+	if err == nil && configure != nil {
+		err = checkOwnNetwork(spec)
+	}
 	if err != nil {
 		return err
 	}
@@ -73,7 +76,7 @@ func (c *container) launch() (err error) {
 	if err := c.openOutput(config, spec); err != nil {
 		return err
 	}
-	return c.spawn(spec)
+	return c.spawn(spec, configure)
 }
 
 // openOutput makes the FIFOs and begins to keep what comes out of them.
@@ -109,7 +112,7 @@ func (c *container) keepOutput() error {
 }
 
 // spawn starts process 1 and lets it execute the command.
-func (c *container) spawn(spec *specs.Spec) error {
+func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error {
 	proc, err := newProcess(spec.Process)
 	if err != nil {
 		return err
@@ -157,6 +160,14 @@ func (c *container) spawn(spec *specs.Spec) error {
 	}
 	if err = c.srv.preflight(pid, spec.Process); err != nil {
 		return err
+	}
+	if configure != nil {
+		<-c.srv.starts // it only waits meanwhile, and others need not
+		err = configure(pid)
+		c.srv.starts <- struct{}{}
+		if err != nil {
+			return err
+		}
 	}
 	if err = c.out.log.beginRun(); err != nil {
 		return err

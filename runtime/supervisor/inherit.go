@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,10 +42,22 @@ func ownSettings() {
 			// Of no meaning to a process without a terminal; SIGTERM is what ends it.
 		}
 	}()
+	// Those that the C library keeps for itself: Go leaves them as they are, and glibc's posix_spawn, with which make
+	// starts programs, has its children ignore them.
+	for sig := unix.Signal(32); sig <= 34; sig++ {
+		setHandler(sig, 0)
+	}
 	if f, err := os.OpenFile("/proc/self/comm", os.O_WRONLY, 0); err == nil {
 		_, _ = io.WriteString(f, programName)
 		_ = f.Close()
 	}
+}
+
+// setHandler sets how this process takes a signal that Go's own package does not let through: 0 by default, 1 not at all
+// (SIG_DFL and SIG_IGN of signal(7)).
+func setHandler(sig unix.Signal, handler uint64) {
+	action := struct{ handler, flags, restorer, mask uint64 }{handler: handler} // as 64-bit kernels have it
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, unsafe.Sizeof(action.mask), 0, 0)
 }
 
 // programName is what ps shows of a supervisor that was executed as /proc/self/exe, which is the binary that started it

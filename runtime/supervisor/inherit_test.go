@@ -31,6 +31,7 @@ func TestNothingIsInherited(t *testing.T) {
 	}
 	unix.Umask(0o077)
 	signal.Ignore(unix.SIGHUP, unix.SIGUSR1)
+	setHandler(32, 1)
 	leaked, err := unix.Open(filepath.Join(t.TempDir(), "script.lock"), unix.O_RDWR|unix.O_CREAT, 0o600) // not O_CLOEXEC
 	if err != nil {
 		t.Fatal(err)

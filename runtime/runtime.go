@@ -104,6 +104,9 @@ type Status struct {
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 
+	// FirstID is the first of the 65,536 user and group ids of this server that are the container's own; 0: it has the
+	// server's.
+	FirstID     uint32   `json:"firstID,omitempty"`
 	ImageDigest string   `json:"imageDigest,omitempty"`
 	Hostname    string   `json:"hostname"`
 	IP          string   `json:"ip,omitempty"`
@@ -291,6 +294,9 @@ type Tmpfs struct {
 
 // Security is who a container's processes are and what they may do.
 type Security struct {
+	// HostUsers says that the container has the server's user ids (true), must have a range of its own (false), or has
+	// one where this server can do that (nil).
+	HostUsers                *bool    `json:"hostUsers,omitempty"`
 	User                     *int64   `json:"user,omitempty"`  // nil: the image's
 	Group                    *int64   `json:"group,omitempty"` // nil: the image's
 	SupplementalGroups       []int64  `json:"supplementalGroups,omitempty"`

@@ -120,6 +120,9 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	if err := r.roots.Teardown(id); err != nil {
 		return failure(op, id, name, err)
 	}
+	if err := r.ids.Release(r.state.dir(id), e.last.FirstID); err != nil {
+		return failure(op, id, name, err)
+	}
 	if err := r.state.remove(id); err != nil {
 		return failure(op, id, name, err)
 	}

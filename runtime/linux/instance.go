@@ -50,11 +50,15 @@ func vetDirectories(cfg Config) error {
 			Op: "use instance " + cfg.Instance, Err: errors.New("not a name of lower case letters, digits and dashes"), Permanent: true,
 		}
 	}
-	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
-		if !filepath.IsAbs(dir) {
-			return &runtime.Error{Op: "use directory " + dir, Err: errors.New("not an absolute path"), Permanent: true}
+	// Through the run directory others may pass, without seeing what is there: containers' own users do.
+	for _, d := range []struct {
+		path   string
+		closed fs.FileMode
+	}{{cfg.StateDir, 0o077}, {cfg.RunDir, 0o066}} {
+		if !filepath.IsAbs(d.path) {
+			return &runtime.Error{Op: "use directory " + d.path, Err: errors.New("not an absolute path"), Permanent: true}
 		}
-		if err := closeToOthers(dir); err != nil {
+		if err := closeToOthers(d.path, d.closed); err != nil {
 			return err
 		}
 	}
@@ -62,9 +66,9 @@ func vetDirectories(cfg Config) error {
 	return err
 }
 
-// closeToOthers makes sure that nobody but root may come near a directory of ours. One that holds other things is left
-// as it is and refused: a mistyped --run-dir must not take /run away from everybody.
-func closeToOthers(dir string) error {
+// closeToOthers makes sure that nobody but root has any of the rights closed to a directory of ours. One that holds other
+// things is left as it is and refused: a mistyped --run-dir must not take /run away from everybody.
+func closeToOthers(dir string, closed fs.FileMode) error {
 	op := "use directory " + dir
 	info, err := os.Stat(dir)
 	switch {
@@ -74,7 +78,7 @@ func closeToOthers(dir string) error {
 		return &runtime.Error{Op: op, Err: err}
 	case !info.IsDir():
 		return &runtime.Error{Op: op, Err: errors.New("not a directory"), Permanent: true}
-	case info.Mode().Perm()&0o077 == 0:
+	case info.Mode().Perm()&closed == 0:
 		return nil
 	}
 	entries, err := os.ReadDir(dir)

@@ -78,7 +78,7 @@ func (r *Runtime) supervised(ctx context.Context) (map[runtime.ID]supervisor.Sta
 func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (runtime.Status, error) {
 	st := runtime.Status{
 		ID: e.ID, Spec: e.Spec, State: runtime.StateCreated, CreatedAt: e.CreatedAt, Starts: e.last.Starts,
-		ImageDigest: e.ImageDigest, Hostname: e.Spec.Hostname, Warnings: slices.Clone(e.Warnings),
+		FirstID: e.last.FirstID, ImageDigest: e.ImageDigest, Hostname: e.Spec.Hostname, Warnings: slices.Concat(e.Warnings, e.last.Warnings),
 	}
 	s, known := supervised[e.ID]
 	switch {

@@ -172,6 +172,10 @@ func newEnv(t testing.TB, change ...func(*linux.Config)) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Who has user ids of its own must be able to pass.
+	if err = os.Chmod(dir, 0o711); err != nil { //nolint:gosec // what is in there has modes of its own
+		t.Fatal(err)
+	}
 	e := &env{TB: t, dir: dir, tree: imageTree(t)}
 	instance := fmt.Sprintf("rl-%d-%d", os.Getpid(), instances.Add(1))
 	e.cfg = linux.Config{

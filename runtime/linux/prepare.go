@@ -35,6 +35,9 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err = r.roots.Check(spec.Name, spec.Mounts, users); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
+	if err = r.checkIDs(spec); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
 	vars, err := r.variables(spec)
 	if err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)

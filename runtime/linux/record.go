@@ -47,6 +47,10 @@ type run struct {
 	Pid       int    `json:"pid,omitempty"`
 	StartTime uint64 `json:"startTime,omitempty"`
 	Boot      string `json:"boot,omitempty"`
+	// FirstID is the first of the container's own user ids, 0 where it has the server's.
+	FirstID uint32 `json:"firstID,omitempty"`
+	// Warnings are what the last start found that this server cannot do.
+	Warnings []string `json:"warnings,omitempty"`
 	// Error is why the last start failed.
 	Reason string `json:"reason,omitempty"`
 	Error  string `json:"error,omitempty"`

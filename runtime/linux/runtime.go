@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"reconciler/runtime"
+	"reconciler/runtime/idrange"
 	"reconciler/runtime/image"
 	"reconciler/runtime/rootfs"
 	"reconciler/runtime/supervisor"
@@ -43,6 +44,7 @@ type Runtime struct {
 	images *image.Store
 	roots  *rootfs.Store
 	state  stateDir
+	ids    idrange.Leases
 
 	locks   locks // of containers, by id
 	swept   sync.Once
@@ -54,7 +56,7 @@ var _ runtime.Runtime = (*Runtime)(nil)
 // Open checks the directories and the server. It makes and starts nothing: what changes something does.
 // A server without root or cgroups, and the state directory of another instance, are refused; Doctor tells more.
 func Open(cfg Config) (*Runtime, error) {
-	r := &Runtime{cfg: cfg, log: cfg.Logger, changes: newBroadcast()}
+	r := &Runtime{cfg: cfg, log: cfg.Logger, changes: newBroadcast(), ids: idrange.Open(idrange.Dir)}
 	if r.cfg.Instance == "" {
 		r.cfg.Instance = "default"
 	}

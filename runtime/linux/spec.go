@@ -1,11 +1,14 @@
 package linux
 
 import (
+	"fmt"
+	"math"
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"reconciler/runtime"
+	"reconciler/runtime/idrange"
 	"reconciler/runtime/image"
 	"reconciler/runtime/rootfs"
 )
@@ -21,6 +24,7 @@ type specInput struct {
 	Files    ownFiles
 	Init     string // the init binary on this server; empty without init
 	Host     host
+	FirstID  uint32 // of the container's own user ids; 0: it has the server's
 }
 
 // ownFiles are files on this server that every container gets. Empty ones are left out.
@@ -56,15 +60,24 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	if in.FirstID != 0 {
+		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.FirstID, Size: idrange.Size}}
+		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	}
 	if in.Host.CgroupV1 {
 		// libcontainer leaves the tmpfs writable that holds the hierarchies, which are read-only themselves.
 		spec.Linux.ReadonlyPaths = append(spec.Linux.ReadonlyPaths, "/sys/fs/cgroup")
 	}
 	if in.Spec.Network != runtime.NetworkHost {
 		// As Docker does: who has a network namespace of its own needs no privilege for low ports and ping in it.
+		groups := int64(math.MaxInt32)
+		if in.FirstID != 0 {
+			groups = idrange.Size - 1 // the kernel takes no others than those that there are inside
+		}
 		spec.Linux.Sysctl = map[string]string{
 			"net.ipv4.ip_unprivileged_port_start": "0",
-			"net.ipv4.ping_group_range":           "0 2147483647",
+			"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", groups),
 		}
 	}
 	if !in.Spec.Security.SeccompUnconfined {

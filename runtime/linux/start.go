@@ -41,7 +41,7 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 			return nil
 		}
 	}
-	if err := r.start(ctx, client, e); err != nil {
+	if err := r.start(ctx, client, &e); err != nil {
 		err = failure(op, id, e.Spec.Name, err)
 		if ctx.Err() != nil {
 			return errors.Join(err, r.state.writeRun(id, e.last)) // given up, not failed
@@ -57,23 +57,23 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	return nil
 }
 
-func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry) (err error) {
+// start starts e. The user ids that it leases for it are noted in e, also where it fails.
+func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry) (err error) {
 	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
 		return err
 	}
-	img, err := r.imageOf(e)
+	img, err := r.imageOf(*e)
 	if err != nil {
 		return err
 	}
-	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID()}
+	if e.last.FirstID, err = r.leaseIDs(*e); err != nil {
+		return err
+	}
+	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID(), FirstID: e.last.FirstID}
 	if err = r.state.writeRun(e.ID, now); err != nil {
 		return err
 	}
-	users, err := r.volumeUsers()
-	if err != nil {
-		return err
-	}
-	root, err := r.roots.Setup(ctx, e.ID, rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users})
+	root, err := r.setup(ctx, *e, img, &now)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,8 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry)
 			err = errors.Join(err, r.roots.Teardown(e.ID))
 		}
 	}()
-	if err = r.writeBundle(e, img, root); err != nil {
+	e.last.FirstID = now.FirstID
+	if err = r.writeBundle(*e, img, root, now.FirstID); err != nil {
 		return err
 	}
 	started, err := client.Start(ctx, supervisor.StartRequest{
@@ -103,17 +104,41 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e entry)
 	return nil
 }
 
+// setup makes the root file system. Where the files cannot be shown with the container's own ids and it need not have any,
+// it goes on with the server's, and says so.
+func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, now *run) (rootfs.Root, error) {
+	users, err := r.volumeUsers()
+	if err != nil {
+		return rootfs.Root{}, err
+	}
+	req := rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users, FirstID: now.FirstID}
+	root, err := r.roots.Setup(ctx, e.ID, req)
+	why, notMappable := errors.AsType[*rootfs.NotMappableError](err)
+	switch {
+	case !notMappable:
+		return root, err
+	case e.Spec.Security.HostUsers != nil:
+		return rootfs.Root{}, cannotMap(e.Spec.Name, why)
+	}
+	now.Warnings = append(now.Warnings, "it has the server's user ids: none of its own are possible here: "+why.Error())
+	if err = r.ids.Release(r.state.dir(e.ID), now.FirstID); err != nil {
+		return rootfs.Root{}, err
+	}
+	now.FirstID, req.FirstID = 0, 0
+	return r.roots.Setup(ctx, e.ID, req)
+}
+
 // writeBundle writes the files that every container gets and its config.json: with secrets in memory, with placeholders
 // beside the record.
-func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root) error {
+func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, firstID uint32) error {
 	user, err := img.LookUser(userSpec(e.Spec.Security, img.Config))
 	if err != nil {
 		return err
 	}
 	in := specInput{
-		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host,
+		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: firstID,
 	}
-	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec); err != nil {
+	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, firstID); err != nil {
 		return err
 	}
 	if e.Spec.Init {
@@ -138,7 +163,7 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root) error 
 
 // writeOwnFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf. On the server's network names mean what they mean
 // on the server; on none there is nobody to ask.
-func writeOwnFiles(dir string, spec runtime.Spec) (ownFiles, error) {
+func writeOwnFiles(dir string, spec runtime.Spec, firstID uint32) (ownFiles, error) {
 	files := ownFiles{
 		Hosts: filepath.Join(dir, "hosts"), Hostname: filepath.Join(dir, "hostname"), ResolvConf: filepath.Join(dir, "resolv.conf"),
 	}
@@ -157,6 +182,9 @@ func writeOwnFiles(dir string, spec runtime.Spec) (ownFiles, error) {
 		files.Hosts: hosts, files.Hostname: spec.Hostname + "\n", files.ResolvConf: resolv,
 	} {
 		if err := atomicfile.Write(path, []byte(content), 0o644); err != nil {
+			return ownFiles{}, err
+		}
+		if err := os.Chown(path, int(firstID), int(firstID)); err != nil {
 			return ownFiles{}, err
 		}
 	}

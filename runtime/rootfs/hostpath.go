@@ -104,8 +104,9 @@ func (s *Store) openHostPath(m runtime.Mount) (fd int, isDir bool, err error) {
 }
 
 // stageHostPath clones the mount that a host path is in, with what is mounted below, and attaches it at stage, where no
-// container can reach it. The clone is private: unmounting it later never unmounts anything of the server's.
-func (s *Store) stageHostPath(stage string, m runtime.Mount) (source string, err error) {
+// container can reach it, with the ids mapped. The clone is private: unmounting it later never unmounts anything of the
+// server's.
+func (s *Store) stageHostPath(stage string, m runtime.Mount, ids *mapper) (source string, err error) {
 	fd, isDir, err := s.openHostPath(m)
 	if err != nil {
 		return "", err
@@ -122,14 +123,15 @@ func (s *Store) stageHostPath(stage string, m runtime.Mount) (source string, err
 	if err != nil {
 		return "", err
 	}
-	if err := cloneMount(fd, stage, m.ReadOnly); err != nil {
+	if err := cloneMount(fd, m.HostPath, stage, m.ReadOnly, ids); err != nil {
 		return "", &runtime.Error{Op: "mount host path " + m.HostPath + " on " + m.Path, Err: err}
 	}
 	return stage, nil
 }
 
-// cloneMount needs Linux 5.12 (mount_setattr) to make a whole tree of mounts private and read-only in one step.
-func cloneMount(fd int, target string, readOnly bool) error {
+// cloneMount attaches a copy of what fd is, which is called name, on target. It needs Linux 5.12 (mount_setattr) to make a
+// whole tree of mounts private and read-only in one step.
+func cloneMount(fd int, name, target string, readOnly bool, ids *mapper) error {
 	tree, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
@@ -141,6 +143,9 @@ func cloneMount(fd int, target string, readOnly bool) error {
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("mount_setattr: %w", err)
+	}
+	if err := ids.apply(tree, name, unix.AT_RECURSIVE); err != nil {
+		return err
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)

@@ -13,10 +13,9 @@ import (
 // maxOptions is what mount(2) takes of options: a page, with its NUL.
 const maxOptions = 4095
 
-// mountOverlay mounts layers (top first) with a fresh upper directory below snapshot on target. The device nodes that a
-// layer may hold are of no use there (nodev).
-func mountOverlay(layers []string, snapshot, target string) error {
-	upper, work := filepath.Join(snapshot, "upper"), filepath.Join(snapshot, "work")
+// mountMapped mounts layers on root.Path as mountOverlay does, with their ids mapped. The layers are shared: nothing of
+// them is copied or changed.
+func mountMapped(layers []string, snapshot string, root Root, ids *mapper) error {
 	if len(layers) == 0 {
 		// An image of no layers: overlay wants one all the same.
 		empty := filepath.Join(snapshot, "empty")
@@ -25,6 +24,22 @@ func mountOverlay(layers []string, snapshot, target string) error {
 		}
 		layers = []string{empty}
 	}
+	mapped, detach, err := ids.layers(layers, filepath.Join(root.Bundle, "lower"))
+	if err != nil {
+		return err
+	}
+	defer detach()
+	err = mountOverlay(mapped, snapshot, root.Path)
+	if ids != nil && errors.Is(err, unix.EINVAL) { // before Linux 5.19
+		return &NotMappableError{What: "overlay of " + strings.Join(layers, ":"), Err: err}
+	}
+	return err
+}
+
+// mountOverlay mounts layers (top first) with a fresh upper directory below snapshot on target. The device nodes that a
+// layer may hold are of no use there (nodev).
+func mountOverlay(layers []string, snapshot, target string) error {
+	upper, work := filepath.Join(snapshot, "upper"), filepath.Join(snapshot, "work")
 	for _, dir := range []string{upper, work} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err

@@ -18,6 +18,10 @@ type Request struct {
 	Mounts []runtime.Mount
 	// Users tells which other containers mount a volume now.
 	Users VolumeUsers
+	// FirstID is the first of the range of this server's user and group ids that are the container's 0 to 65535, of an
+	// idrange.Lease; 0: the container has the server's own ids. Where files cannot be shown so, Setup fails with a
+	// *NotMappableError.
+	FirstID uint32
 }
 
 // Root is a root file system that is set up.
@@ -64,22 +68,35 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 	if err := s.mountMemory(); err != nil {
 		return Root{}, err
 	}
+	ids, err := newMapper(req.FirstID)
+	if err != nil {
+		return Root{}, err
+	}
+	defer ids.close()
 	root := Root{Path: s.Path(id), Bundle: s.Bundle(id)}
 	if err := os.MkdirAll(root.Path, 0o700); err != nil {
 		return Root{}, err
+	}
+	if ids != nil {
+		if err := s.openWay(); err != nil {
+			return Root{}, err
+		}
+		if err := os.Chown(root.Bundle, ids.first, ids.first); err != nil {
+			return Root{}, err
+		}
 	}
 	snapshot := s.snapshot(id)
 	if err := os.MkdirAll(snapshot, 0o700); err != nil {
 		return Root{}, err
 	}
-	if err := mountOverlay(req.Layers, snapshot, root.Path); err != nil {
+	if err := mountMapped(req.Layers, snapshot, root, ids); err != nil {
 		return Root{}, err
 	}
 	for i, m := range mounts {
 		if err := ctx.Err(); err != nil {
 			return Root{}, err
 		}
-		mounted, err := s.mount(place{id: id, index: i, req: req, root: root}, m)
+		mounted, err := s.mount(place{id: id, index: i, req: req, root: root, ids: ids}, m)
 		if err != nil {
 			return Root{}, err
 		}
@@ -94,6 +111,7 @@ type place struct {
 	index int // of the mount, names its directory
 	req   Request
 	root  Root
+	ids   *mapper
 }
 
 // dir is a directory of the mount's own below parent.
@@ -109,12 +127,18 @@ func (s *Store) mount(p place, m runtime.Mount) (Mounted, error) {
 		mounted.Source, err = s.attachVolume(p, m)
 	case m.Files != nil:
 		mounted.ReadOnly = true
-		mounted.Source, err = layOutFiles(p.dir(s.snapshot(p.id), "files"), m.Path, *m.Files)
+		dir := p.dir(s.snapshot(p.id), "files")
+		if mounted.Source, err = layOutFiles(dir, m.Path, *m.Files); err == nil {
+			err = p.ids.give(dir)
+		}
 	case m.Secret != nil:
 		mounted.ReadOnly, mounted.Exec = true, false
-		mounted.Source, err = s.layOutSecret(p.dir(p.root.Bundle, "secrets"), m.Path, *m.Secret)
+		dir := p.dir(p.root.Bundle, "secrets")
+		if mounted.Source, err = s.layOutSecret(dir, m.Path, *m.Secret); err == nil {
+			err = p.ids.give(dir)
+		}
 	case m.HostPath != "":
-		mounted.Source, err = s.stageHostPath(p.dir(p.root.Bundle, "host"), m)
+		mounted.Source, err = s.stageHostPath(p.dir(p.root.Bundle, "host"), m, p.ids)
 	default:
 		mounted.Tmpfs = m.Tmpfs
 	}

@@ -39,8 +39,8 @@ func Open(o Options) (*Store, error) {
 	return &Store{opts: o}, nil
 }
 
-// Bundle is the directory in memory of a container: what its runnable config.json and secrets are kept in while it is
-// set up. It exists from Setup to Teardown.
+// Bundle is the directory in memory of a container, its own and root's alone: what its runnable config.json and secrets are
+// kept in while it is set up. It exists from Setup to Teardown.
 func (s *Store) Bundle(id runtime.ID) string { return filepath.Join(s.memoryDir(), string(id)) }
 
 // Path is where the root file system of a container is mounted.
@@ -89,9 +89,11 @@ func (s *Store) mountMemory() error {
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV
 	// noswap: since Linux 6.4.
-	err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0700,noswap")
+	// Everybody may pass, to what they know the name of, and each Bundle is its container's alone: process 1 goes there with
+	// its own user ids.
+	err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0711,noswap")
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0700")
+		err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0711")
 	}
 	if err != nil {
 		return fmt.Errorf("mount a file system in memory on %s: %w", dir, err)

@@ -232,13 +232,37 @@ func (s *Store) attachVolume(p place, m runtime.Mount) (source string, err error
 		}
 	}
 	data := filepath.Join(dir, "data")
-	if _, err := os.Lstat(data); err == nil {
+	if _, err := os.Lstat(data); err != nil {
+		err = s.imageFiles(p, func(root string) error { return fillVolume(root, m.Path, data) })
+		if err != nil {
+			return "", &runtime.Error{Op: op, Err: err}
+		}
+	}
+	if p.ids == nil {
 		return data, nil
 	}
-	if err := fillVolume(p.root.Path, m.Path, data); err != nil {
+	stage := p.dir(p.root.Bundle, "volumes")
+	if err := p.ids.attach(data, stage); err != nil {
 		return "", &runtime.Error{Op: op, Err: err}
 	}
-	return data, nil
+	return stage, nil
+}
+
+// imageFiles calls fn with a directory that has the image's files with the ids that they have in the image: a volume keeps
+// those, whatever range its container has today.
+func (s *Store) imageFiles(p place, fn func(root string) error) (err error) {
+	if p.ids == nil || len(p.req.Layers) == 0 {
+		return fn(p.root.Path)
+	}
+	target, snapshot := filepath.Join(p.root.Bundle, "image"), filepath.Join(s.snapshot(p.id), "image")
+	if err = errors.Join(os.MkdirAll(target, 0o700), os.MkdirAll(snapshot, 0o700)); err != nil {
+		return err
+	}
+	if err = mountOverlay(p.req.Layers, snapshot, target); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmount(target), os.RemoveAll(snapshot)) }()
+	return fn(target)
 }
 
 func writeVolume(dir string, rec volumeRecord) error {

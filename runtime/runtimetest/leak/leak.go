@@ -13,6 +13,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/idrange"
 )
 
 // settle is how long what is just going away may take: a killed process that was not yet collected by its new parent, a
@@ -55,7 +57,19 @@ func Find(stateDir, runDir, instance string) []string {
 	add(processes(instance, runDir))
 	add(mounts(stateDir, runDir))
 	add(files(runDir))
+	add(userIDs(stateDir))
 	return problems
+}
+
+// userIDs finds ranges of user ids that containers of the state directory still hold.
+func userIDs(stateDir string) (found []string, err error) {
+	holders, err := idrange.Open(idrange.Dir).Holders()
+	for first, holder := range holders {
+		if strings.HasPrefix(holder, stateDir+"/") {
+			found = append(found, fmt.Sprintf("user ids from %d on, leased to %s", first, holder))
+		}
+	}
+	return found, err
 }
 
 // cgroups finds cgroups of the instance in every hierarchy.

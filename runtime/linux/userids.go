@@ -1,0 +1,44 @@
+package linux
+
+import (
+	"errors"
+
+	"reconciler/runtime"
+	"reconciler/runtime/rootfs"
+)
+
+// leaseIDs returns the first of the user ids that a container has for its own, 0 where it has the server's.
+func (r *Runtime) leaseIDs(e entry) (uint32, error) {
+	if !mayOwnIDs(e.Spec) {
+		return 0, nil
+	}
+	return r.ids.Lease(r.state.dir(e.ID), e.last.FirstID)
+}
+
+// mayOwnIDs says whether a container is to have user ids of its own, if this server can do that. A user namespace has no
+// power over the server's network, so that what joins that has the server's users too.
+func mayOwnIDs(spec runtime.Spec) bool {
+	if spec.Security.HostUsers != nil {
+		return !*spec.Security.HostUsers
+	}
+	return spec.Network != runtime.NetworkHost
+}
+
+// checkIDs says whether a container that must have user ids of its own can.
+func (r *Runtime) checkIDs(spec runtime.Spec) error {
+	if spec.Security.HostUsers == nil || *spec.Security.HostUsers {
+		return nil
+	}
+	err := r.roots.Mappable(spec.Mounts)
+	if why, ok := errors.AsType[*rootfs.NotMappableError](err); ok {
+		return cannotMap(spec.Name, why)
+	}
+	return err
+}
+
+func cannotMap(name runtime.Name, why error) error {
+	return &runtime.Error{
+		Op: "give " + name.String() + " user ids of its own", Err: why, Reason: runtime.ReasonIncompatible, Permanent: true,
+		Hint: "mend that (`reconciler doctor` says how), leave hostUsers out to have them where it is possible, or say `hostUsers: true`",
+	}
+}

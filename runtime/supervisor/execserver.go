@@ -121,12 +121,39 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 		if len(files) != 3 {
 			return nil, nil, errors.New("three file descriptors are needed")
 		}
+		if err = lendPipes(lc, proc, files); err != nil {
+			return nil, nil, err
+		}
 		proc.Stdin, proc.Stdout, proc.Stderr = files[0], files[1], files[2]
 		return proc, nil, s.startIn(c, lc, proc)
 	}
 	proc.ConsoleWidth, proc.ConsoleHeight = req.Width, req.Height
 	tty, err = s.startTTY(c, lc, proc)
 	return proc, tty, err
+}
+
+// lendPipes makes the pipes of a command its user's: without that it could not open /dev/stdout anew, which is what many
+// programs write to. What else the caller may have given, such as a file of its own, is left alone.
+func lendPipes(lc *libcontainer.Container, proc *libcontainer.Process, files []*os.File) error {
+	config := lc.Config()
+	uid, err := config.HostUID(proc.UID)
+	if err != nil {
+		return err
+	}
+	gid, err := config.HostGID(proc.GID)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.PIPEFS_MAGIC {
+			continue
+		}
+		if err := f.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // startIn starts a process in a running container.

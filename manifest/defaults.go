@@ -62,7 +62,6 @@ func Defaulted(s Spec) Spec {
 
 func defaultedSecurity(given *SecurityContext) *SecurityContext {
 	sc := valueOf(given)
-	sc.HostUsers = orPointer(sc.HostUsers, true)
 	sc.ReadOnlyRootFilesystem = orPointer(sc.ReadOnlyRootFilesystem, false)
 	sc.AllowPrivilegeEscalation = orPointer(sc.AllowPrivilegeEscalation, false)
 	sc.Privileged = orPointer(sc.Privileged, false)

@@ -411,7 +411,8 @@ type Strategy struct {
 
 // SecurityContext says who the container's processes are and what they may do.
 type SecurityContext struct {
-	// HostUsers uses the server's user ids instead of a range of the container's own.
+	// HostUsers says whose user ids the container has: the server's (true) or a range of its own (false). Absent: its own
+	// where the server can give it any.
 	HostUsers *bool `json:"hostUsers,omitempty"`
 	// RunAsUser is the user id; the image's user where absent.
 	RunAsUser *int64 `json:"runAsUser,omitempty"`

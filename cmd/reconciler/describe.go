@@ -10,6 +10,7 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/reconcile/report"
+	"reconciler/runtime/idrange"
 )
 
 func newDescribe(a *app) *cobra.Command {
@@ -120,6 +121,9 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 		line("pid", fmt.Sprint(d.Pid))
 	}
 	line("host name", d.Hostname)
+	if d.Pid != 0 {
+		line("user ids", userIDs(d.FirstID))
+	}
 	if d.StartedAt != nil {
 		line("started", d.StartedAt.Format(time.RFC3339)+", "+age(now, *d.StartedAt)+" ago")
 	}
@@ -146,6 +150,13 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 		limits = append(limits, fmt.Sprintf("pids %d", d.Limits.Pids))
 	}
 	line("limits", strings.Join(limits, ", "))
+}
+
+func userIDs(first uint32) string {
+	if first == 0 {
+		return "the server's"
+	}
+	return fmt.Sprintf("%d to %d are 0 to %d inside", first, first+idrange.Size-1, idrange.Size-1)
 }
 
 func pairs(m map[string]string) string {

@@ -161,6 +161,7 @@ func lowerSecurity(s *manifest.SecurityContext) (runtime.Security, error) {
 		return runtime.Security{}, nil
 	}
 	out := runtime.Security{
+		HostUsers:                s.HostUsers,
 		User:                     s.RunAsUser,
 		Group:                    s.RunAsGroup,
 		SupplementalGroups:       s.SupplementalGroups,

@@ -23,7 +23,9 @@ type Description struct {
 	Spec        *manifest.Spec    `json:"spec"`
 	RunningSpec *manifest.Spec    `json:"runningSpec"`
 	Limits      runtime.Resources `json:"limits"`
-	Warnings    []string          `json:"warnings"`
+	// FirstID is the first of the 65,536 user ids of the server that are the container's own; 0: it has the server's.
+	FirstID  uint32   `json:"firstID"`
+	Warnings []string `json:"warnings"`
 	// Pending is what is to be done for it; Working how far that is; Held why nothing is done now.
 	Pending  *PlanStep  `json:"pending"`
 	Working  *Working   `json:"working"`
@@ -92,7 +94,7 @@ func (s *subject) describeRunning(records []journal.Record, d *Description) {
 	if s.shown == nil {
 		return
 	}
-	d.Limits = s.shown.Spec.Limits
+	d.Limits, d.FirstID = s.shown.Spec.Limits, s.shown.FirstID
 	d.Warnings = append(d.Warnings, s.shown.Warnings...)
 	if commit := s.shown.Spec.Revision; commit != "" {
 		d.MadeFrom = &Revision{Commit: commit}

@@ -108,7 +108,7 @@ func BenchmarkLease(b *testing.B) {
 	dir := holder(b, "one")
 	for b.Loop() {
 		first, err := l.Lease(dir, 0)
-		if err := errors.Join(err, l.Release(dir, first)); err != nil {
+		if err = errors.Join(err, l.Release(dir, first)); err != nil {
 			b.Fatal(err)
 		}
 	}

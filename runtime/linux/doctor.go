@@ -30,13 +30,13 @@ type Check struct {
 func Doctor(ctx context.Context, cfg Config) []Check {
 	checks := []Check{checkRoot(), checkKernel()}
 	checks = append(checks, checkCgroups()...)
-	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkSeccomp(), checkAppArmor(),
+	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkUserIDs(cfg), checkSeccomp(), checkAppArmor(),
 		checkResourceCapability(), checkDisk(cfg), checkDirectories(cfg), checkSupervisor(ctx, cfg))
 	for i := range checks {
 		switch {
 		case checks[i].OK:
 			checks[i].Remedy = ""
-		case os.Geteuid() != 0 && (checks[i].Name == "overlay" || checks[i].Name == "directories"):
+		case os.Geteuid() != 0 && slices.Contains([]string{"overlay", "own user ids", "directories"}, checks[i].Name):
 			checks[i].Remedy = "look again as root" // what was found without says nothing of the server
 		}
 	}
@@ -151,6 +151,25 @@ func checkUserNamespaces() Check {
 	default:
 		c.OK = true
 	}
+	return c
+}
+
+// checkUserIDs tries what a container with user ids of its own needs.
+func checkUserIDs(cfg Config) Check {
+	c := Check{
+		Name: "own user ids", Detail: "files on " + existing(cfg.StateDir) + " can be shown with them",
+		Remedy: "use Linux 5.19 or later, put --state-dir on ext4, xfs or btrfs, and --run-dir where others may pass; " +
+			"without, root inside is root of the server, confined by capabilities and seccomp alone",
+	}
+	if os.Geteuid() != 0 {
+		c.Detail = "cannot be tried without root"
+		return c
+	}
+	if err := rootfs.TryMapped(existing(cfg.StateDir), cfg.RunDir); err != nil {
+		c.Detail = err.Error()
+		return c
+	}
+	c.OK = true
 	return c
 }
 

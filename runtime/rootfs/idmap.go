@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -98,39 +99,31 @@ func fileSystemOf(path string) string {
 		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
 		unix.F2FS_SUPER_MAGIC: "f2fs", unix.FUSE_SUPER_MAGIC: "fuse",
 	}
-	if name := names[int64(st.Type)]; name != "" {
+	if name := names[st.Type]; name != "" {
 		return "the " + name + " of this kernel"
 	}
 	return fmt.Sprintf("its file system (type %#x)", st.Type)
 }
 
-// layers attaches copies below dir of the directories that layers are in, with the ids mapped, and returns the layers as
-// they are found there. Detach takes the copies away again, which an overlay does not need once it is mounted: it has its
-// own.
+// layers attaches a copy at dir of the directory that all layers are in, with the ids mapped, and returns the layers as
+// they are found there. Detach takes the copy away again, which an overlay does not need once it is mounted: it has its own.
 func (m *mapper) layers(layers []string, dir string) (mapped []string, detach func(), err error) {
 	if m == nil {
 		return layers, func() {}, nil
 	}
-	var attached []string
-	detach = func() {
-		for _, at := range attached {
-			_ = unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		}
-	}
-	places := map[string]string{}
+	common := filepath.Dir(layers[0])
 	for _, layer := range layers {
-		parent := filepath.Dir(layer)
-		if places[parent] == "" {
-			at := filepath.Join(dir, strconv.Itoa(len(places)))
-			if err = m.attach(parent, at); err != nil {
-				detach()
-				return nil, nil, err
-			}
-			places[parent], attached = at, append(attached, at)
+		for common != "/" && !strings.HasPrefix(layer, common+"/") {
+			common = filepath.Dir(common)
 		}
-		mapped = append(mapped, filepath.Join(places[parent], filepath.Base(layer)))
 	}
-	return mapped, detach, nil
+	if err = m.attach(common, dir); err != nil {
+		return nil, nil, err
+	}
+	for _, layer := range layers {
+		mapped = append(mapped, filepath.Join(dir, strings.TrimPrefix(layer, common)))
+	}
+	return mapped, func() { _ = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) }, nil
 }
 
 // attach makes the directory at and attaches a copy of path there, with the ids mapped.

@@ -65,7 +65,7 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 	if err != nil {
 		return Root{}, err
 	}
-	if err := s.mountMemory(); err != nil {
+	if err = s.mountMemory(); err != nil {
 		return Root{}, err
 	}
 	ids, err := newMapper(req.FirstID)

@@ -8,7 +8,22 @@ import (
 
 // Try mounts a small overlay in a temporary directory below dir, writes to it and takes it away again: whether root file
 // systems can be made there. It needs root.
-func Try(dir string) (err error) {
+func Try(dir string) error { return try(dir, nil) }
+
+// TryMapped is Try with user ids of a container's own, which must be able to pass through runDir.
+func TryMapped(dir, runDir string) error {
+	if err := passable(filepath.Dir(runDir)); err != nil {
+		return err
+	}
+	ids, err := newMapper(tryID)
+	if err != nil {
+		return err
+	}
+	defer ids.close()
+	return try(dir, ids)
+}
+
+func try(dir string, ids *mapper) (err error) {
 	tmp, err := os.MkdirTemp(dir, ".overlay-")
 	if err != nil {
 		return err
@@ -26,7 +41,7 @@ func Try(dir string) (err error) {
 			return err
 		}
 	}
-	if err := mountOverlay([]string{layer}, tmp, target); err != nil {
+	if err := mountMapped([]string{layer}, tmp, Root{Path: target, Bundle: tmp}, ids); err != nil {
 		return err
 	}
 	return writeNew(filepath.Join(target, "file"), nil, 0o600)

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
@@ -141,31 +139,6 @@ func (s *Store) take(ctx context.Context, paths []runtime.Path, ref string) (Ima
 
 // warningsKey is the annotation of a captured image's manifest with what was left out, a line each.
 const warningsKey = "reconciler.capture.warnings"
-
-// writeLayer writes what was collected as the blob of a layer.
-func (s *Store) writeLayer(ctx context.Context, c *collector, file string) (v1.Descriptor, error) {
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return v1.Descriptor{}, err
-	}
-	defer func() { _ = f.Close() }()
-	hasher, err := v1.Hasher("sha256")
-	if err != nil {
-		return v1.Descriptor{}, err
-	}
-	if err = c.write(ctx, io.MultiWriter(f, hasher)); err != nil {
-		return v1.Descriptor{}, err
-	}
-	if err = f.Sync(); err != nil {
-		return v1.Descriptor{}, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return v1.Descriptor{}, err
-	}
-	h := v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", hasher.Sum(nil))}
-	return v1.Descriptor{MediaType: types.OCIUncompressedLayer, Size: info.Size(), Digest: h}, s.adopt(file, h)
-}
 
 // missingError says that something which should be copied does not exist.
 type missingError struct {

@@ -36,6 +36,32 @@ func isLocal(ref string) bool {
 // files are an image layout, or an unpacked docker-archive, that is imported.
 type files struct{ fsys fs.FS }
 
+// open opens one of the files. Anything but a regular file is refused before: a pipe would never be read to its end.
+func (f files) open(name string) (fs.File, error) {
+	info, err := fs.Stat(f.fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, badImage("%q in it is not a file", clip(name))
+	}
+	return f.fsys.Open(name)
+}
+
+// readSmall reads a JSON file of bounded size.
+func (f files) readSmall(name string) ([]byte, error) {
+	file, err := f.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	b, err := io.ReadAll(io.LimitReader(file, maxJSON+1))
+	if err == nil && len(b) > maxJSON {
+		err = badImage("%s is larger than %d MiB", clip(name), maxJSON>>20)
+	}
+	return b, err
+}
+
 // importTree brings an image of the commit's tree into the store.
 func (s *Store) importTree(ctx context.Context, r Request, want runtime.Platform) (Image, error) {
 	kind, rest, _ := strings.Cut(r.Ref, ":")
@@ -55,7 +81,7 @@ func (s *Store) importTree(ctx context.Context, r Request, want runtime.Platform
 			return Image{}, err
 		}
 	} else {
-		f, openErr := r.Tree.Open(name)
+		f, openErr := files{r.Tree}.open(name)
 		if openErr != nil {
 			return Image{}, treeError(openErr)
 		}
@@ -117,7 +143,7 @@ func (s *Store) contents(l *lease, src files, docker bool) ([]v1.Descriptor, err
 	if docker {
 		name = "manifest.json"
 	}
-	b, err := readSmall(src.fsys, name)
+	b, err := src.readSmall(name)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +221,7 @@ func (s *Store) takeFile(l *lease, src files, name string) (v1.Descriptor, error
 	if !fs.ValidPath(name) {
 		return v1.Descriptor{}, badImage("manifest.json names %q", clip(name))
 	}
-	f, err := src.fsys.Open(name)
+	f, err := src.open(name)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
@@ -231,7 +257,7 @@ func (s *Store) copyBlob(l *lease, src files, d v1.Descriptor, name string) erro
 	if size, err := s.blobSize(d.Digest); err == nil && size == d.Size && s.touch(l, s.blobPath(d.Digest)) == nil {
 		return nil
 	}
-	in, err := src.fsys.Open(name)
+	in, err := src.open(name)
 	if err != nil {
 		return err
 	}
@@ -311,7 +337,7 @@ func sameName(n string) string {
 func (s *Store) importOne(ctx context.Context, l *lease, src files, d v1.Descriptor, ref, digest string, want runtime.Platform) (Image, error) {
 	var raw []byte
 	for depth := 0; ; depth++ {
-		b, err := readSmall(src.fsys, blobName(d.Digest))
+		b, err := src.readSmall(blobName(d.Digest))
 		if errors.Is(err, fs.ErrNotExist) {
 			b, err = s.readBlob(d.Digest) // made of a docker-archive, or shared with what is here
 		}
@@ -364,17 +390,3 @@ func (s *Store) importOne(ctx context.Context, l *lease, src files, d v1.Descrip
 }
 
 func blobName(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
-
-// readSmall reads a JSON file of bounded size.
-func readSmall(fsys fs.FS, name string) ([]byte, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
-	if err == nil && len(b) > maxJSON {
-		err = badImage("%s is larger than %d MiB", name, maxJSON>>20)
-	}
-	return b, err
-}

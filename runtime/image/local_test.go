@@ -126,6 +126,30 @@ func TestImportFromTheTree(t *testing.T) {
 	leftovers(t, s)
 }
 
+// A pipe in an archive must not make the agent wait for somebody who writes to it.
+func TestArchivesWithPipes(t *testing.T) {
+	pipe := func(name string) file { return file{Name: name, Type: tar.TypeFifo} }
+	blob := "blobs/sha256/" + strings.Repeat("ab", 32)
+	for name, files := range map[string][]file{
+		"index":    {pipe("index.json")},
+		"manifest": {pipe("manifest.json")},
+		"link":     {pipe("p"), {Name: "index.json", Type: tar.TypeSymlink, Link: "p"}},
+		"blob": {pipe(blob), {Name: "index.json", Body: `{"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json",
+			"size": 9, "digest": "sha256:` + strings.Repeat("ab", 32) + `"}]}`}},
+		"docker's config": {pipe("config"), {Name: "manifest.json", Body: `[{"Config": "config"}]`}},
+		"directory":       {{Name: "index.json", Type: tar.TypeDir}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			_, err := s.Load(t.Context(), bytes.NewReader(imagetest.Tar(files...)))
+			if !runtime.IsPermanent(err) || runtime.ReasonOf(err) != runtime.ReasonInvalidImage || !strings.Contains(err.Error(), "is not a file") {
+				t.Errorf("%v", err)
+			}
+			leftovers(t, s)
+		})
+	}
+}
+
 func TestSaveAndLoad(t *testing.T) {
 	reg := newRegistry(t)
 	ref := reg.host + "/shop/web:1"

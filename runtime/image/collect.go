@@ -211,7 +211,7 @@ func (c *collector) file(from, to string, info fs.FileInfo) error {
 		}
 		c.programs = append(c.programs, from)
 	default:
-		c.warnings = append(c.warnings, from+" was left out: it is a "+kind(info.Mode()))
+		c.warnings = append(c.warnings, clip(from)+" was left out: it is a "+kind(info.Mode()))
 		return nil
 	}
 	return c.add(to, e)

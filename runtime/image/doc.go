@@ -8,6 +8,5 @@
 // It must not know containers, mounts or manifests: who is in use is told to Prune and Collect as a list of digests.
 //
 // Start reading at Store in store.go, then Ensure; unpack.go and filter.go are where a stranger's tar meets this server's
-// disk, elf.go
-// is how a captured program finds its libraries. What is trusted is told in each of those files.
+// disk, elf.go is how a captured program finds its libraries. What is trusted is told in each of those files.
 package image

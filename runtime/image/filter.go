@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // filter makes of a layer's archive one that holds nothing but what a root file system needs.
@@ -32,6 +34,7 @@ type filter struct {
 
 	bytes    int64
 	entries  int
+	names    int // bytes of all names that are remembered
 	warnings []string
 	out      *tar.Writer
 }
@@ -96,6 +99,9 @@ func (f *filter) entry(hdr *tar.Header) (*tar.Header, error) {
 	}
 	name, err := cleanName(hdr.Name)
 	if err != nil {
+		return nil, err
+	}
+	if err = f.remember(name); err != nil {
 		return nil, err
 	}
 	if hdr.Uid < 0 || hdr.Gid < 0 || int64(hdr.Uid) >= 1<<32-1 || int64(hdr.Gid) >= 1<<32-1 {
@@ -167,6 +173,17 @@ func (f *filter) entry(hdr *tar.Header) (*tar.Header, error) {
 	return out, nil
 }
 
+// remember counts what keeping a name costs, in all: an archive of names compresses to nothing, memory does not.
+func (f *filter) remember(name string) error {
+	if f.names += len(name); f.names > f.maxEntries*meanName {
+		return badImage("layer has longer names than the %d files that are allowed can have", f.maxEntries)
+	}
+	return nil
+}
+
+// meanName is how long names may be on average, in bytes, if there are as many as are allowed. Of Debian's it is 60.
+const meanName = 128
+
 // cleanName makes a name of an archive relative to the root. One that climbs out is refused, not bent: no honest tool
 // writes it.
 func cleanName(name string) (string, error) {
@@ -179,6 +196,9 @@ func cleanName(name string) (string, error) {
 	}
 	if !filepath.IsLocal(clean) {
 		return "", badImage("layer entry %q: leads out of the image", clip(name))
+	}
+	if len(clean) >= unix.PathMax {
+		return "", badImage("layer entry %q: longer than the %d bytes of a path", clip(name), unix.PathMax)
 	}
 	return clean, nil
 }
@@ -250,6 +270,9 @@ func (f *filter) placeDir(dir string) (string, error) {
 		}
 	}
 	f.have[name] = true
+	if err := f.remember(name); err != nil {
+		return "", err
+	}
 	if f.entries++; f.entries > f.maxEntries {
 		return "", badImage("layer has more than the %d files that are allowed", f.maxEntries)
 	}

@@ -103,7 +103,11 @@ func under(dirs map[string]bool, name string) bool {
 	return dirs["."]
 }
 
+// maxWarnings bounds how many kernels are named.
+const maxWarnings = 8
+
 func (f *filter) removeKernels(root *os.Root) error {
+	left := 0
 	for _, pattern := range []string{"boot/vmlinuz*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"} {
 		found, err := fs.Glob(root.FS(), pattern)
 		if err != nil {
@@ -125,8 +129,13 @@ func (f *filter) removeKernels(root *os.Root) error {
 			}); err != nil {
 				return err
 			}
-			f.warnings = append(f.warnings, "the kernel /"+name+" was left out: a container runs on the server's")
+			if left++; left <= maxWarnings {
+				f.warnings = append(f.warnings, clip("the kernel /"+name)+" was left out: a container runs on the server's")
+			}
 		}
+	}
+	if left > maxWarnings {
+		f.warnings = append(f.warnings, fmt.Sprintf("%d more kernels were left out", left-maxWarnings))
 	}
 	return nil
 }

@@ -53,8 +53,14 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, root string, below []st
 		err = f.finish(root)
 	}
 	var bad *badImageError
-	if err != nil && !errors.As(err, &bad) && !disk(err) {
-		err = badImage("layer cannot be unpacked: %s", strings.ReplaceAll(err.Error(), root, ""))
+	if err != nil && !errors.As(err, &bad) {
+		// Names of a stranger's are in it, and paths of this server.
+		why := clip(strings.ReplaceAll(err.Error(), root, ""))
+		if disk(err) {
+			err = &shortError{why, err}
+		} else {
+			err = badImage("layer cannot be unpacked: %s", why)
+		}
 	}
 	return layerRecord{Bytes: f.bytes, Entries: f.entries, Warnings: f.warnings}, err
 }

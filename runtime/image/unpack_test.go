@@ -103,6 +103,9 @@ func TestHostileLayers(t *testing.T) {
 		"owner that changes nothing": {files: []file{{Name: "f", UID: 1<<32 - 1}}, error: "out of range"},
 		"too many files":             {files: manyFiles(60), error: "more than the 50 files"},
 		"too many implied":           {files: []file{{Name: strings.Repeat("d/", 60) + "f"}}, error: "more than the 50 files"},
+		"longer than a path":         {files: []file{{Name: strings.Repeat("d/", 2048) + "f"}}, error: "longer than the 4096 bytes"},
+		"names that fill memory":     {files: manyLong(40), error: "longer names"},
+		"control characters":         {files: []file{hard("p", "\x1b[2J\u009b\nl")}, error: "linkat  [2J  l p: no such"},
 		"too large":                  {files: []file{{Name: "f", Body: strings.Repeat("x", 100_001)}}, error: "more than the 100000 bytes"},
 		"too large together":         {files: []file{{Name: "a", Body: strings.Repeat("x", 60_000)}, {Name: "b", Body: strings.Repeat("x", 60_000)}}, error: "more than the 100000 bytes"},
 		"name of NULs":               {files: []file{{Name: "a", PAX: map[string]string{}}}, check: has("a")},
@@ -137,6 +140,14 @@ func manyFiles(n int) []file {
 	var files []file
 	for i := range n {
 		files = append(files, file{Name: fmt.Sprint(i)})
+	}
+	return files
+}
+
+func manyLong(n int) []file {
+	var files []file
+	for i := range n {
+		files = append(files, file{Name: fmt.Sprintf("%0240d", i), Type: tar.TypeDir})
 	}
 	return files
 }
@@ -246,6 +257,24 @@ func needRoot(t testing.TB) {
 
 // TestLayersAsOverlay makes layers with everything that whiteouts can do and compares what overlayfs shows of them
 // with what the specification says, and with what view sees without a mount.
+func TestKernelsAreNamedWithinBounds(t *testing.T) {
+	files := []file{{Name: "boot/vmlinuz-\x1b[2J", Body: "kernel"}}
+	for i := range 30 {
+		files = append(files, file{Name: fmt.Sprintf("boot/vmlinuz-z%d", i), Body: "kernel"})
+	}
+	root, record, err := unpackTo(t, newStore(t), imagetest.Tar(files...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "boot")); err != nil || len(left) > 0 {
+		t.Errorf("left in /boot: %v %v", left, err)
+	}
+	want := []string{"the kernel /boot/vmlinuz- [2J was left out: a container runs on the server's", "23 more kernels were left out"}
+	if n := len(record.Warnings); n != 9 || record.Warnings[0] != want[0] || record.Warnings[n-1] != want[1] {
+		t.Errorf("warnings %q", record.Warnings)
+	}
+}
+
 func TestLayersAsOverlay(t *testing.T) {
 	needRoot(t)
 	dir := func(name string) file { return file{Name: name, Type: tar.TypeDir} }

@@ -12,6 +12,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"reconciler/runtime/atomicfile"
 )
 
 // maxJSON bounds manifests and configurations, in bytes. Registries refuse manifests above 4 MiB.
@@ -83,7 +85,10 @@ func (s *Store) putBlob(h v1.Hash, b []byte) error {
 	if size, err := s.blobSize(h); err == nil && size == int64(len(b)) {
 		return nil
 	}
-	return writeFile(s.blobPath(h), b)
+	if err := os.MkdirAll(filepath.Dir(s.blobPath(h)), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.WriteDurable(s.blobPath(h), b, 0o600)
 }
 
 // putJSON keeps a value as a blob.
@@ -105,31 +110,4 @@ func (s *Store) adopt(file string, h v1.Hash) error {
 		return err
 	}
 	return os.Rename(file, s.blobPath(h))
-}
-
-// writeFile replaces a file durably and all at once.
-func writeFile(path string, b []byte) (err error) {
-	if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

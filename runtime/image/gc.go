@@ -142,7 +142,11 @@ func (s *Store) Collect(ctx context.Context, keep []string, high, low int) (Prun
 			}
 			gone[victim] = true
 		}
-		p, err := s.drop(ctx, func(e v1.Descriptor) bool { return e.Digest.String() == victim }, keep, partialAge)
+		p, err := s.drop(ctx, func(e v1.Descriptor) bool {
+			// What is not here any more is no image, whenever it was last used.
+			d := e.Digest.String()
+			return d == victim || !slices.Contains(keep, d) && s.lost(e.Digest)
+		}, keep, partialAge)
 		all.add(p)
 		if err != nil {
 			return all, fmt.Errorf("collect images: %w", err)
@@ -177,7 +181,7 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 		}
 		stays := func(info fs.FileInfo) bool { return leased && !info.ModTime().Before(oldest) }
 		var gone []v1.Descriptor
-		var index *v1.IndexManifest
+		var marked map[string]bool
 		if err := s.changeIndexLocked(func(i *v1.IndexManifest) (bool, error) {
 			i.Manifests = slices.DeleteFunc(i.Manifests, func(e v1.Descriptor) bool {
 				if !match(e) {
@@ -189,12 +193,12 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 				gone = append(gone, e)
 				return true
 			})
-			index = i
-			return len(gone) > 0, nil
+			var err error
+			marked, err = s.mark(i, keep)
+			return len(gone) > 0, err
 		}); err != nil {
 			return err
 		}
-		marked := s.mark(index, keep)
 		for _, e := range gone {
 			if !marked[e.Digest.String()] {
 				img, _, _ := s.load(e.Digest, e.Annotations[refName])
@@ -208,49 +212,52 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 	})
 }
 
-// mark returns the digests of all blobs, and "layer " and the digits of all chain ids, that must stay.
-func (s *Store) mark(index *v1.IndexManifest, keep []string) map[string]bool {
+// mark returns the digests of all blobs, and "layer " and the digits of all chain ids, that must stay. It fails for an
+// image that was here and cannot be read: nobody knows its layers then, and containers may run on them.
+func (s *Store) mark(index *v1.IndexManifest, keep []string) (map[string]bool, error) {
 	marked := map[string]bool{}
-	visit := func(h v1.Hash) {
+	visit := func(h v1.Hash) error {
 		if marked[h.String()] {
-			return
+			return nil
 		}
-		marked[h.String()] = true
-		b, err := s.readBlob(h)
+		m, cfg, err := s.manifest(h)
 		if err != nil {
-			return
+			return err
 		}
-		m, err := parseManifest(b)
+		chain, err := chainIDs(cfg.RootFS.DiffIDs)
 		if err != nil {
-			return
+			return err
 		}
-		marked[m.Config.Digest.String()] = true
-		for _, d := range m.Layers {
-			marked[d.Digest.String()] = true
+		marked[h.String()], marked[m.Config.Digest.String()] = true, true
+		for i, d := range m.Layers {
+			marked[d.Digest.String()], marked["layer "+chain[i].Hex] = true, true
 		}
-		c, err := s.readBlob(m.Config.Digest)
-		if err != nil {
-			return
-		}
-		if cfg, err := parseConfig(c, m); err == nil {
-			chain, err := chainIDs(cfg.RootFS.DiffIDs)
-			if err != nil {
-				return
-			}
-			for _, c := range chain {
-				marked["layer "+c.Hex] = true
-			}
-		}
+		return nil
 	}
 	for _, e := range index.Manifests {
-		visit(e.Digest)
-	}
-	for _, k := range keep {
-		if h, err := v1.NewHash(k); err == nil {
-			visit(h)
+		if err := visit(e.Digest); err != nil {
+			return nil, fmt.Errorf("nothing is removed until image %s is pulled again or removed: %w",
+				cmp.Or(e.Annotations[refName], e.Digest.String()), err)
 		}
 	}
-	return marked
+	for _, k := range keep {
+		h, err := v1.NewHash(k)
+		if err != nil {
+			continue
+		}
+		// One that is not here may be on its way.
+		if err := visit(h); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("nothing is removed until image %s is pulled again: %w", k, err)
+		}
+	}
+	return marked, nil
+}
+
+// lost reports whether an image's manifest or configuration is not here or is corrupt.
+func (s *Store) lost(h v1.Hash) bool {
+	_, _, err := s.manifest(h)
+	var corrupt *corruptError
+	return errors.Is(err, fs.ErrNotExist) || errors.As(err, &corrupt)
 }
 
 // sweepUnmarked removes blobs that are not marked, and moves such layers to trash.
@@ -314,11 +321,14 @@ func (s *Store) sweepUnmarked(ctx context.Context, p *Pruned, marked map[string]
 		}
 	}
 	return each(filepath.Join(s.images, "ingest"), func(_, path string, info fs.FileInfo) error {
-		if held(path) || time.Since(info.ModTime()) < age {
+		if time.Since(info.ModTime()) < age {
 			return nil
 		}
-		p.Bytes += info.Size()
-		return gone(os.Remove(path))
+		removed, err := removeFree(path)
+		if removed {
+			p.Bytes += info.Size()
+		}
+		return gone(err)
 	})
 }
 
@@ -328,10 +338,11 @@ func (s *Store) settle() {
 	if err != nil {
 		return
 	}
-	fresh := map[string]layerRecord{}
+	var fresh []v1.Hash
 	for _, e := range entries {
-		if r, ok := s.layer(v1.Hash{Algorithm: "sha256", Hex: e.Name()}); ok && !r.Synced {
-			fresh[e.Name()] = r
+		h := v1.Hash{Algorithm: "sha256", Hex: e.Name()}
+		if r, ok := s.layer(h); ok && !r.Synced {
+			fresh = append(fresh, h)
 		}
 	}
 	if len(fresh) == 0 {
@@ -346,10 +357,20 @@ func (s *Store) settle() {
 		s.log.Warn("cannot sync unpacked layers: after a power cut they are unpacked again", "error", err)
 		return
 	}
-	for name, r := range fresh {
-		r.Synced = true
-		if err := writeRecord(filepath.Join(s.layers, name), r); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.log.Warn("cannot note that a layer is synced", "layer", name, "error", err)
+	// Under the lock, so that no two write one record, and none that was removed meanwhile.
+	if err := s.lockedAsIs(unix.LOCK_EX, func() error {
+		for _, h := range fresh {
+			r, ok := s.layer(h)
+			if !ok || r.Synced {
+				continue
+			}
+			r.Synced = true
+			if err := writeRecord(s.layerDir(h), r); err != nil {
+				return err
+			}
 		}
+		return nil
+	}); err != nil {
+		s.log.Warn("cannot note that unpacked layers are synced: after a reboot they are unpacked again", "error", err)
 	}
 }

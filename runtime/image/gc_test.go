@@ -149,6 +149,63 @@ func TestCollectByDiskUse(t *testing.T) {
 	}
 }
 
+// The layers of an image whose manifest or configuration is gone are not known, and containers run on them.
+func TestLayersOfALostImageStay(t *testing.T) {
+	for name, lose := range map[string]func(*testing.T, *Store, v1.Hash, *v1.Manifest){
+		"manifest gone": func(t *testing.T, s *Store, h v1.Hash, _ *v1.Manifest) {
+			if err := os.Remove(s.blobPath(h)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"manifest corrupt": func(t *testing.T, s *Store, h v1.Hash, _ *v1.Manifest) {
+			if err := os.WriteFile(s.blobPath(h), []byte("rotten"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"configuration gone": func(t *testing.T, s *Store, _ v1.Hash, m *v1.Manifest) {
+			if err := os.Remove(s.blobPath(m.Config.Digest)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, reg := newStore(t), newRegistry(t)
+			images := three(t, s, reg)
+			h, err := v1.NewHash(images[0].Digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, _, err := s.manifest(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lose(t, s, h, m)
+			s.usage = func() (int, error) { return 99, nil }
+			keep := []string{images[0].Digest}
+			for range 2 {
+				if _, err := s.Prune(t.Context(), keep); err == nil || !strings.Contains(err.Error(), "until image "+images[0].Ref+" is pulled again") {
+					t.Errorf("pruned: %v", err)
+				}
+				if _, err := s.Collect(t.Context(), keep, 85, 75); err == nil {
+					t.Error("collected")
+				}
+				if read(t, images[0], "hello") != "one" || read(t, images[0], "base") != "base" {
+					t.Fatal("the files of a running container are gone")
+				}
+			}
+			// Nobody needs it: it is what goes first.
+			p, err := s.Collect(t.Context(), []string{images[1].Digest, images[2].Digest}, 85, 75)
+			if err != nil || len(p.Images) != 1 || p.Images[0].Digest != images[0].Digest || p.Layers != 1 {
+				t.Fatalf("collected %+v: %v", p, err)
+			}
+			ensure(t, s, images[0].Ref)
+			if _, err := s.Prune(t.Context(), keep); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func TestPruneSparesWhatIsBeingPulled(t *testing.T) {
 	s, reg := newStore(t), newRegistry(t)
 	ref := reg.host + "/web:1"

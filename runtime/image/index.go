@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
 )
 
 // refName is OCI's annotation for the name of an image in a layout's index.
@@ -62,7 +63,7 @@ func (s *Store) changeIndexLocked(fn func(*v1.IndexManifest) (bool, error)) erro
 	if err != nil {
 		return err
 	}
-	return writeFile(s.indexPath(), b)
+	return atomicfile.WriteDurable(s.indexPath(), b, 0o600)
 }
 
 // record gives an image its name for a platform. The image that had the name until now stays, without a name.

@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/atomicfile"
 )
 
 // locked runs fn while holding the store's lock, shared or exclusive. It is held for moments only, never over a
@@ -76,9 +79,42 @@ func (t *temp) remove() {
 	_ = t.f.Close()
 }
 
-// sweep removes the temporary directories and leases of processes that are dead.
+// removeFree removes a file unless somebody has it locked, and keeps it locked until it is gone: whoever waits for it
+// sees that it is.
+func removeFree(path string) (removed bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false, nil
+	}
+	err = os.Remove(path)
+	return err == nil, err
+}
+
+// sweep removes the temporary files, directories and leases of processes that are dead.
 func (s *Store) sweep() error {
 	return s.lockedAsIs(unix.LOCK_EX, func() error {
+		// The index and what is beside it are written under the lock only.
+		entries, err := os.ReadDir(s.images)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
+				if err := os.Remove(filepath.Join(s.images, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+		layout := filepath.Join(s.images, "oci-layout")
+		if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {
+			if err := atomicfile.WriteDurable(layout, []byte(layoutFile), 0o600); err != nil {
+				return err
+			}
+		}
 		for _, dir := range []string{filepath.Join(s.images, "tmp"), filepath.Join(s.layers, "tmp"), filepath.Join(s.images, "leases")} {
 			entries, err := os.ReadDir(dir)
 			if err != nil {

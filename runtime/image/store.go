@@ -119,12 +119,6 @@ func (s *Store) make() error {
 			return fmt.Errorf("make image store: %w", err)
 		}
 	}
-	layout := filepath.Join(s.images, "oci-layout")
-	if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {
-		if err := writeFile(layout, []byte(layoutFile)); err != nil {
-			return fmt.Errorf("make image store: %w", err)
-		}
-	}
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("sweep image store: %w", err)
 	}

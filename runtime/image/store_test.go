@@ -295,6 +295,13 @@ func TestOpenSweepsWhatTheDeadLeft(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dead, "layer/fs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(s.images, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	torn := filepath.Join(s.images, ".index.json.123.tmp")
+	if err := os.WriteFile(torn, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	alive, err := s.newTemp(filepath.Join(s.layers, "tmp"))
 	if err != nil {
 		t.Fatal(err)
@@ -308,8 +315,10 @@ func TestOpenSweepsWhatTheDeadLeft(t *testing.T) {
 	if _, err := Open(s.opts); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("what a dead process left is still there: %v", err)
+	for _, left := range []string{dead, torn} {
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what a dead process left is still there: %v", err)
+		}
 	}
 	if _, err := os.Stat(alive.dir); err != nil {
 		t.Errorf("what a living process makes was swept: %v", err)

@@ -49,7 +49,8 @@ func inside(t *testing.T, img Image, argv ...string) (string, error) {
 	cmd.Path, cmd.Err = argv[0], nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: img.Layers[0]}
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + DefaultPath}
+	// Without /proc a loader asks the variable what $ORIGIN is.
+	cmd.Env = []string{"PATH=" + DefaultPath, "LD_ORIGIN_PATH=" + filepath.Dir(argv[0])}
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +25,12 @@ type collector struct {
 	maxBytes int64
 	maxFiles int
 
-	entries  map[string]entry // by absolute path inside
-	programs []string         // real paths of files that were not looked into yet and must be able to run
-	others   []string         // such files of directories, where not all is meant to run on this server
-	looked   map[string]bool
+	entries  map[string]entry   // by absolute path inside
+	programs []program          // files that were not looked into yet and must be able to run
+	others   []program          // such files of directories, where not all is meant to run on this server
+	looked   map[[2]string]bool // by the program that loads a file, and the file
+	unfound  map[[2]string]bool // libraries that a file names and that are not there, as far as that file knows
+	loaded   map[[2]string]bool // those that are there
 	libs     *libraries
 	bytes    int64
 	warnings []string
@@ -46,7 +49,8 @@ type entry struct {
 func newCollector(o Options, exclude string) *collector {
 	c := &collector{
 		exclude: exclude, maxBytes: o.MaxLayerSize, maxFiles: o.MaxLayerEntries,
-		entries: map[string]entry{}, looked: map[string]bool{}, libs: &libraries{},
+		entries: map[string]entry{}, looked: map[[2]string]bool{}, unfound: map[[2]string]bool{},
+		loaded: map[[2]string]bool{}, libs: &libraries{},
 	}
 	for _, p := range o.AllowCapture {
 		p = filepath.Clean(p)
@@ -81,23 +85,36 @@ func (c *collector) collect(ctx context.Context, paths []runtime.Path) error {
 		var missing *missingError
 		switch {
 		case len(c.programs) > 0:
-			program := c.programs[0]
+			p := c.programs[0]
 			c.programs = c.programs[1:]
-			if err := c.needs(program); err != nil {
+			if err := c.needs(p); err != nil {
 				return err
 			}
 		case len(others) > 0:
-			program := others[0]
+			p := others[0]
 			others = others[1:]
-			if err := c.needs(program); errors.As(err, &missing) {
-				c.warnings = append(c.warnings, err.Error())
+			if err := c.needs(p); errors.As(err, &missing) {
+				c.warnings = append(c.warnings, clip(err.Error()))
 			} else if err != nil {
 				return err
 			}
 		default:
+			c.warnOfLibraries()
 			return nil
 		}
 	}
+}
+
+// warnOfLibraries tells which libraries no program that loads a file leads to.
+func (c *collector) warnOfLibraries() {
+	var warnings []string
+	for file := range c.unfound {
+		if !c.loaded[file] {
+			warnings = append(warnings, fmt.Sprintf("%s: the library %q that it names was not found", clip(file[0]), clip(file[1])))
+		}
+	}
+	slices.Sort(warnings)
+	c.warnings = append(c.warnings, warnings...)
 }
 
 // ask takes a path that a manifest names.
@@ -209,7 +226,7 @@ func (c *collector) file(from, to string, info fs.FileInfo) error {
 		if c.bytes += info.Size(); c.bytes > c.maxBytes {
 			return badImage("the files are larger than the %d bytes that are allowed", c.maxBytes)
 		}
-		c.programs = append(c.programs, from)
+		c.programs = append(c.programs, program{real: from, main: from, at: place{from, to}})
 	default:
 		c.warnings = append(c.warnings, clip(from)+" was left out: it is a "+kind(info.Mode()))
 		return nil
@@ -241,14 +258,19 @@ func (c *collector) whole(p string) error {
 	if have, ok := c.entries[resolved]; ok && !have.implied {
 		return nil
 	}
-	info, err := os.Lstat(resolved)
+	return c.copyTo(resolved, resolved)
+}
+
+// copyTo takes a file or directory that is no link, and the directories above it inside.
+func (c *collector) copyTo(from, to string) error {
+	info, err := os.Lstat(from)
 	if err != nil {
 		return err
 	}
-	if err := c.parents(resolved); err != nil {
+	if err := c.parents(to); err != nil {
 		return err
 	}
-	return c.file(resolved, resolved, info)
+	return c.file(from, to, info)
 }
 
 // links adds every symbolic link that is met on the way along p, and the directories that these are in.

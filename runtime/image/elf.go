@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"bytes"
 	"debug/elf"
 	"errors"
@@ -14,95 +13,37 @@ import (
 	"strings"
 )
 
-// How a program finds its libraries, as ld.so(8) does it: DT_RPATH (if there is no DT_RUNPATH), DT_RUNPATH, the
-// directories of /etc/ld.so.conf, the default directories; with $ORIGIN and $LIB replaced. LD_LIBRARY_PATH is not
-// looked at. A library must have the program's class and machine.
+// How a program finds its libraries, as ld.so(8) does it: DT_RPATH of the program or library that names them and of what
+// loads that, up to the program (not if there is a DT_RUNPATH), DT_RUNPATH, the directories of /etc/ld.so.conf, the
+// default directories; with $ORIGIN and $LIB replaced. LD_LIBRARY_PATH is not looked at. A library must have the
+// program's class and machine.
 //
 // Programs below --allow-capture may be written by people who must not read everything on this server. So nothing that
 // a program says is trusted further than this: what it names must be a shared object (or, for an interpreter, a
 // program) and must really lie in a system directory or below --allow-capture.
 
-// libraries knows where this server's loader looks.
-type libraries struct {
-	dirs []string // of ld.so.conf
-	read bool
+// program is a file that is copied and may need others to run.
+type program struct {
+	real string // the file on this server, links followed
+	main string // the program that loads it, or itself
+	// at is the name that it runs or is loaded by: $ORIGIN is the directory of that.
+	at place
+	// rpath is the DT_RPATH of what loads it.
+	rpath []place
 }
 
-// defaultDirs are what loaders search without being told to, for all the architectures of Debian's multiarch.
-func (l *libraries) defaultDirs() []string {
-	dirs := []string{"/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"}
-	for _, pattern := range []string{"/lib/*-linux-*", "/usr/lib/*-linux-*"} {
-		found, err := filepath.Glob(pattern)
-		if err == nil {
-			dirs = append(dirs, found...)
-		}
-	}
-	return dirs
-}
-
-// conf returns the directories that /etc/ld.so.conf and, for musl, /etc/ld-musl-*.path name.
-func (l *libraries) conf() []string {
-	if l.read {
-		return l.dirs
-	}
-	l.read = true
-	l.dirs = readConf("/etc/ld.so.conf", 0)
-	if found, err := filepath.Glob("/etc/ld-musl-*.path"); err == nil {
-		for _, p := range found {
-			if b, err := os.ReadFile(p); err == nil {
-				l.dirs = append(l.dirs, strings.FieldsFunc(string(b), func(r rune) bool { return r == ':' || r == '\n' })...)
-			}
-		}
-	}
-	l.dirs = slices.DeleteFunc(l.dirs, func(d string) bool { return !filepath.IsAbs(d) })
-	return l.dirs
-}
-
-func readConf(name string, depth int) []string {
-	f, err := os.Open(name)
-	if err != nil || depth > 4 {
-		return nil
-	}
-	defer func() { _ = f.Close() }()
-	var dirs []string
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		line, _, _ := strings.Cut(lines.Text(), "#")
-		line = strings.TrimSpace(line)
-		if pattern, ok := strings.CutPrefix(line, "include"); ok {
-			pattern = strings.TrimSpace(pattern)
-			if !filepath.IsAbs(pattern) {
-				pattern = filepath.Join("/etc", pattern)
-			}
-			found, err := filepath.Glob(pattern)
-			if err == nil {
-				for _, p := range found {
-					dirs = append(dirs, readConf(p, depth+1)...)
-				}
-			}
-		} else if line != "" {
-			dirs = append(dirs, line)
-		}
-	}
-	return dirs
-}
-
-// trusted reports whether a real path lies where this server keeps its libraries.
-func (l *libraries) trusted(resolved string) bool {
-	for _, dir := range append(l.defaultDirs(), l.conf()...) {
-		if r, err := filepath.EvalSymlinks(dir); err == nil && r != "/" && below(resolved, []string{r}) {
-			return true
-		}
-	}
-	return false
-}
+// place is a path on this server, and what it is inside.
+type place struct{ outside, inside string }
 
 // needs looks into a file that is copied and adds what it needs to run.
-func (c *collector) needs(program string) error {
-	if c.looked[program] {
+func (c *collector) needs(p program) error {
+	// A program loads a library once, whoever of its other libraries names it too.
+	key := [2]string{p.main, p.real}
+	if c.looked[key] {
 		return nil
 	}
-	c.looked[program] = true
-	f, info, err := openReal(program)
+	c.looked[key] = true
+	f, info, err := openReal(p.real)
 	if err != nil {
 		return err
 	}
@@ -115,9 +56,9 @@ func (c *collector) needs(program string) error {
 	head = head[:n]
 	switch {
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
-		return c.needsOfELF(program, f)
+		return c.needsOfELF(p, f)
 	case bytes.HasPrefix(head, []byte("#!")) && info.Mode().Perm()&0o111 != 0:
-		return c.needsOfScript(program, head)
+		return c.needsOfScript(p.real, head)
 	}
 	return nil
 }
@@ -129,7 +70,8 @@ type object struct {
 	typ     elf.Type
 	interp  string
 	needed  []string
-	rpath   []string // with $ORIGIN replaced
+	rpath   []string // DT_RPATH, as it stands there
+	runpath []string // DT_RUNPATH
 	dynamic bool
 }
 
@@ -163,79 +105,118 @@ func readELF(p string, r io.ReaderAt) (o object, err error) {
 	if o.needed, err = f.DynString(elf.DT_NEEDED); err != nil {
 		return o, fmt.Errorf("%s: %w", p, err)
 	}
-	paths, err := f.DynString(elf.DT_RUNPATH)
-	if err == nil && len(paths) == 0 {
-		paths, err = f.DynString(elf.DT_RPATH)
-	}
-	if err != nil {
+	if o.runpath, err = f.DynString(elf.DT_RUNPATH); err != nil {
 		return o, fmt.Errorf("%s: %w", p, err)
 	}
-	lib := "lib"
-	if o.class == elf.ELFCLASS64 {
-		lib = "lib64"
-	}
-	origin := filepath.Dir(p)
-	replace := strings.NewReplacer("${ORIGIN}", origin, "$ORIGIN", origin, "${LIB}", lib, "$LIB", lib)
-	for _, list := range paths {
-		for dir := range strings.SplitSeq(list, ":") {
-			if dir = replace.Replace(dir); filepath.IsAbs(dir) && !strings.Contains(dir, "$") {
-				o.rpath = append(o.rpath, filepath.Clean(dir))
-			}
-		}
+	if o.rpath, err = f.DynString(elf.DT_RPATH); err != nil {
+		return o, fmt.Errorf("%s: %w", p, err)
 	}
 	return o, nil
 }
 
+// places are the directories of a DT_RPATH or DT_RUNPATH for a file that is at.
+func (o object) places(lists []string, at place) []place {
+	lib := "lib"
+	if o.class == elf.ELFCLASS64 {
+		lib = "lib64"
+	}
+	expand := func(dir, of string) string {
+		origin := path.Dir(of)
+		dir = strings.NewReplacer("${ORIGIN}", origin, "$ORIGIN", origin, "${LIB}", lib, "$LIB", lib).Replace(dir)
+		if !path.IsAbs(dir) || strings.Contains(dir, "$") {
+			return ""
+		}
+		return path.Clean(dir)
+	}
+	var dirs []place
+	for _, list := range lists {
+		for dir := range strings.SplitSeq(list, ":") {
+			if d := (place{expand(dir, at.outside), expand(dir, at.inside)}); d.outside != "" && d.inside != "" {
+				dirs = append(dirs, d)
+			}
+		}
+	}
+	return dirs
+}
+
 // needsOfELF adds a program's loader and libraries.
-func (c *collector) needsOfELF(program string, r io.ReaderAt) error {
-	o, err := readELF(program, r)
+func (c *collector) needsOfELF(p program, r io.ReaderAt) error {
+	o, err := readELF(p.real, r)
 	if err != nil || o.typ != elf.ET_EXEC && o.typ != elf.ET_DYN {
 		return nil //nolint:nilerr // a broken or unlinked object is data like any other: what runs it will tell
 	}
 	if o.interp != "" {
 		if !filepath.IsAbs(o.interp) || !c.shared(o.interp, o) {
-			return &missingError{program, fmt.Sprintf("its loader %q is not a shared object in a system directory of this server", clip(o.interp))}
+			return &missingError{p.real, fmt.Sprintf("its loader %q is not a shared object in a system directory of this server", clip(o.interp))}
 		}
 		if err := c.whole(filepath.Clean(o.interp)); err != nil {
 			return err
 		}
 	}
+	dirs, inherited := o.places(o.runpath, p.at), p.rpath
+	if len(o.runpath) == 0 {
+		inherited = append(o.places(o.rpath, p.at), p.rpath...)
+		dirs = inherited
+	}
 	for _, name := range o.needed {
-		found := c.find(name, o)
-		if found == "" {
+		found := c.find(name, o, dirs)
+		if found.outside == "" {
 			// A plug-in's libraries may be there when its program loads it; a program's own must be found.
 			if o.interp == "" {
-				c.warnings = append(c.warnings, fmt.Sprintf("%s: the library %q that it names was not found", program, clip(name)))
+				c.unfound[[2]string{p.real, name}] = true
 				continue
 			}
-			return &missingError{program, fmt.Sprintf("the library %q that it needs is not in a system directory of this server", clip(name))}
+			return &missingError{p.real, fmt.Sprintf("the library %q that it needs is not in a system directory of this server", clip(name))}
 		}
-		if err := c.whole(found); err != nil {
+		c.loaded[[2]string{p.real, name}] = true
+		if err := c.library(p.main, found, inherited); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// find returns the path of a library for a program, or "".
-func (c *collector) find(name string, o object) string {
+// library takes a library to where the loader looks for it inside.
+func (c *collector) library(main string, at place, rpath []place) error {
+	resolved, err := filepath.EvalSymlinks(at.outside)
+	if err != nil {
+		return err
+	}
+	n := len(c.programs)
+	if at.inside == at.outside {
+		err = c.whole(at.outside)
+	} else if _, there := c.entries[at.inside]; !there {
+		err = c.copyTo(resolved, at.inside)
+	}
+	c.programs = append(c.programs[:n], program{real: resolved, main: main, at: at, rpath: rpath})
+	return err
+}
+
+// find returns where a library for a program is, or nothing.
+func (c *collector) find(name string, o object, rpath []place) place {
 	if strings.Contains(name, "/") {
 		if filepath.IsAbs(name) && c.shared(name, o) {
-			return filepath.Clean(name)
+			name = filepath.Clean(name)
+			return place{name, name}
 		}
-		return ""
+		return place{}
 	}
-	for i, dir := range slices.Concat(o.rpath, c.libs.conf(), c.libs.defaultDirs()) {
+	for _, dir := range rpath {
+		if p := path.Join(dir.outside, name); c.shared(p, o) {
+			return place{p, path.Join(dir.inside, name)}
+		}
+	}
+	for _, dir := range slices.Concat(c.libs.conf(), c.libs.defaultDirs()) {
 		p := path.Join(dir, name)
 		if !c.shared(p, o) {
 			continue
 		}
-		if i >= len(o.rpath) && !builtIn(dir) {
+		if !builtIn(dir) {
 			c.cache()
 		}
-		return p
+		return place{p, p}
 	}
-	return ""
+	return place{}
 }
 
 // builtIn reports whether a loader searches a directory without being told to by its cache.

@@ -183,10 +183,10 @@ func TestLayersOfALostImageStay(t *testing.T) {
 			s.usage = func() (int, error) { return 99, nil }
 			keep := []string{images[0].Digest}
 			for range 2 {
-				if _, err := s.Prune(t.Context(), keep); err == nil || !strings.Contains(err.Error(), "until image "+images[0].Ref+" is pulled again") {
-					t.Errorf("pruned: %v", err)
+				if _, pruneErr := s.Prune(t.Context(), keep); pruneErr == nil || !strings.Contains(pruneErr.Error(), "until image "+images[0].Ref+" is pulled again") {
+					t.Errorf("pruned: %v", pruneErr)
 				}
-				if _, err := s.Collect(t.Context(), keep, 85, 75); err == nil {
+				if _, collectErr := s.Collect(t.Context(), keep, 85, 75); collectErr == nil {
 					t.Error("collected")
 				}
 				if read(t, images[0], "hello") != "one" || read(t, images[0], "base") != "base" {

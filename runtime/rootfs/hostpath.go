@@ -63,6 +63,18 @@ func (s *Store) checkHostPath(m runtime.Mount) error {
 	return unix.Close(fd)
 }
 
+// pin opens a path that has no links, and fails if one has taken the place of a directory since it was resolved.
+// (openat2, Linux 5.6.)
+func pin(resolved string) (fd int, err error) {
+	fd, err = unix.Openat2(unix.AT_FDCWD, resolved, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: resolved, Err: err}
+	}
+	return fd, nil
+}
+
 // openHostPath pins what a host path means now. Whoever can write to a directory on the way could make it mean something
 // else later (CVE-2021-25741), so from here on only the descriptor is used.
 func (s *Store) openHostPath(m runtime.Mount) (fd int, isDir bool, err error) {
@@ -83,12 +95,8 @@ func (s *Store) openHostPath(m runtime.Mount) (fd int, isDir bool, err error) {
 				fmt.Errorf("it would show the agent's own directory %s", own), "mount a directory beside it")
 		}
 	}
-	// openat2 (Linux 5.6): fails if a link has taken the place of a directory since it was resolved.
-	fd, err = unix.Openat2(unix.AT_FDCWD, resolved, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return -1, false, &runtime.Error{Op: op, Err: &fs.PathError{Op: "open", Path: resolved, Err: err}}
+	if fd, err = pin(resolved); err != nil {
+		return -1, false, &runtime.Error{Op: op, Err: err}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -78,9 +78,15 @@ func (s *Store) readSecret(op, directory, key string) (map[string][]byte, error)
 	missing := func(err error) error {
 		return &runtime.Error{Op: op, Err: err, Hint: "put the secret's files into " + directory + " on this server, one for each key"}
 	}
-	root, err := os.OpenRoot(resolved)
+	// As for a host path: it must be the directory that was allowed, not what is called so now.
+	fd, err := pin(resolved)
 	if err != nil {
 		return nil, missing(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return nil, missing(fmt.Errorf("%s: not a directory that can be opened: %w", resolved, errors.Unwrap(err)))
 	}
 	defer func() { _ = root.Close() }()
 	content := map[string][]byte{}

@@ -60,7 +60,7 @@ func TestCredentials(t *testing.T) {
 	}
 	refused("a file that is not there", "")
 	authConfig(t, file, "elsewhere.example.com", "ci", password)
-	refused("only others' credentials", `helper "secretservice", which is not run`)
+	refused("only others' credentials", "docker-credential-secretservice: exec: ")
 	authConfig(t, file, host, "ci", "wrong horse")
 	refused("a wrong password", "were refused")
 	if err := os.WriteFile(file, []byte(`{"auths": {"x": {"auth": "horse"}}`), 0o600); err != nil {
@@ -69,6 +69,68 @@ func TestCredentials(t *testing.T) {
 	refused("a broken file", "")
 	authConfig(t, file, "http://"+host+"/v2/", "ci", password)
 	ensure(t, s, ref) // the same store: the file was read again
+}
+
+func TestCredentialHelpers(t *testing.T) {
+	const password = "correct horse battery"
+	host := imagetest.Registry(t, imagetest.RegistryOptions{User: "ci", Password: password})
+	ref := host + "/shop/web:1"
+	imagetest.Push(t, ref, simple(t, "x"), remote.WithAuth(&authn.Basic{Username: "ci", Password: password}))
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	script := func(name, body string) {
+		if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer := fmt.Sprintf(`{"ServerURL": "", "Username": "ci", "Secret": %q}`, password)
+	script("good", fmt.Sprintf("[ \"$1 $(cat)\" = 'get %s' ] && echo '%s'", host, answer))
+	script("wrong", `echo '{"Username": "ci", "Secret": "wrong horse"}'`)
+	script("none", "echo credentials not found in native keychain; exit 1")
+	script("broken", "echo '"+answer+"'; echo horse >&2; exit 3")
+	script("garbage", "echo horse")
+	file := filepath.Join(dir, "config.json")
+	s := newStore(t, func(o *Options) { o.AuthFile = file })
+	for _, c := range []struct{ config, hint string }{
+		{`"credsStore": "none"`, "docker-credential-none: it has none"},
+		{`"credsStore": "good", "credHelpers": {%q: "wrong"}`, "from docker-credential-wrong were refused"},
+		{`"credHelpers": {%q: "broken"}`, "docker-credential-broken: exit status 3"},
+		{`"credHelpers": {%q: "garbage"}`, "docker-credential-garbage: its answer is not"},
+		{`"credHelpers": {%q: "no-such"}`, "docker-credential-no-such: exec"},
+		{`"credHelpers": {%q: "../good"}`, "not the name of a program"},
+		{`"credHelpers": {"elsewhere.example.com": "good"}`, "has no credentials for"},
+		{`"credHelpers": {%q: "good"}, "credsStore": "none"`, ""},
+		{`"credsStore": "good"`, ""},
+		{`"credsStore": "wrong", "auths": {%q: {"username": "ci", "password": "` + password + `"}}`, ""},
+	} {
+		config := strings.ReplaceAll("{"+c.config+"}", "%q", fmt.Sprintf("%q", host))
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Ensure(t.Context(), Request{Ref: ref, Policy: runtime.PullAlways})
+		if (err == nil) != (c.hint == "") || !strings.Contains(runtime.HintOf(err), c.hint) {
+			t.Errorf("%s: %v (hint %q)", c.config, err, runtime.HintOf(err))
+		}
+		if err != nil && strings.Contains(err.Error()+runtime.HintOf(err), "horse") {
+			t.Errorf("%s: a password is in %v", c.config, err)
+		}
+	}
+	// What the file says of Docker Hub, every program asks by the name that docker gave it first.
+	script("hub", "[ \"$(cat)\" = https://index.docker.io/v1/ ] && echo '"+answer+"'")
+	if err := os.WriteFile(file, []byte(`{"credsStore": "hub"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := parseRef("nginx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.credentialsFor(t.Context(), r.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg, err := c.auth.Authorization(); err != nil || cfg.Username != "ci" || cfg.Password != password {
+		t.Errorf("Docker Hub: %v (hint %q)", err, c.hint)
+	}
 }
 
 func TestAuthKeys(t *testing.T) {
@@ -91,7 +153,7 @@ func TestAuthKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := s.credentialsFor(r.Context())
+		c, err := s.credentialsFor(t.Context(), r.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,14 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -36,9 +39,9 @@ type credentials struct {
 	hint string // for the case that the registry refuses
 }
 
-// credentialsFor reads the credentials for a repository from the file. Helpers that the file names are not run: an
-// agent runs as root and without a session, where they seldom work.
-func (s *Store) credentialsFor(repo name.Repository) (credentials, error) {
+// credentialsFor reads the credentials for a repository from the file or, where that has none, from the helper that it
+// names. A helper that fails is told of only if the registry refuses: many images need no credentials.
+func (s *Store) credentialsFor(ctx context.Context, repo name.Repository) (credentials, error) {
 	if s.opts.AuthFile == "" {
 		return credentials{authn.Anonymous, hintOfStatus(401)}, nil
 	}
@@ -68,16 +71,64 @@ func (s *Store) credentialsFor(repo name.Repository) (credentials, error) {
 		}, nil
 	}
 	c := credentials{authn.Anonymous, fmt.Sprintf("log in with \"docker login\" or \"podman login\": %s has no credentials for %s", s.opts.AuthFile, host)}
-	helper := file.CredsStore
-	for key, h := range file.CredHelpers {
+	helper, server := file.helperFor(host)
+	if helper == "" {
+		return c, nil
+	}
+	auth, err := runHelper(ctx, helper, server)
+	if err != nil {
+		c.hint = fmt.Sprintf("%s leaves the credentials for %s to docker-credential-%s: %s", s.opts.AuthFile, host, clip(helper), clip(err.Error()))
+		return c, nil
+	}
+	return credentials{
+		authn.FromConfig(auth),
+		fmt.Sprintf("the credentials for %s from docker-credential-%s were refused: check that the account may pull this repository", host, clip(helper)),
+	}, nil
+}
+
+// helperFor returns the helper for a registry, and what that calls the registry.
+func (f authFile) helperFor(host string) (helper, server string) {
+	for key, h := range f.CredHelpers {
 		if authKey(key) == host {
-			helper = h
+			return h, key
 		}
 	}
-	if helper != "" {
-		c.hint = fmt.Sprintf("%s leaves the credentials for %s to the helper %q, which is not run: put them under \"auths\"", s.opts.AuthFile, host, clip(helper))
+	if host == "docker.io" {
+		return f.CredsStore, authn.DefaultAuthKey
 	}
-	return c, nil
+	return f.CredsStore, host
+}
+
+const helperTimeout = 30 * time.Second
+
+// runHelper asks one of docker's credential helpers: https://github.com/docker/docker-credential-helpers. What it prints
+// is in no message, because it may be a password.
+func runHelper(parent context.Context, helper, server string) (authn.AuthConfig, error) {
+	if strings.ContainsRune(helper, '/') {
+		return authn.AuthConfig{}, errors.New("not the name of a program")
+	}
+	ctx, cancel := context.WithTimeout(parent, helperTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker-credential-"+helper, "get")
+	cmd.Stdin = strings.NewReader(server)
+	cmd.WaitDelay = time.Second // for what it may have started itself
+	out, err := cmd.Output()
+	switch {
+	case ctx.Err() != nil:
+		return authn.AuthConfig{}, fmt.Errorf("no answer within %s", helperTimeout)
+	case err != nil && strings.TrimSpace(string(out)) == "credentials not found in native keychain":
+		return authn.AuthConfig{}, errors.New("it has none")
+	case err != nil:
+		return authn.AuthConfig{}, err
+	}
+	var answer struct{ Username, Secret string }
+	if json.Unmarshal(out, &answer) != nil {
+		return authn.AuthConfig{}, errors.New("its answer is not in the format of a credential helper")
+	}
+	if answer.Username == "<token>" {
+		return authn.AuthConfig{IdentityToken: answer.Secret}, nil
+	}
+	return authn.AuthConfig{Username: answer.Username, Password: answer.Secret}, nil
 }
 
 var errAuthFile = errors.New("not a docker config.json")

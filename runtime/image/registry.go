@@ -104,7 +104,7 @@ func (s *Store) open(ctx context.Context, e endpoint) (*session, error) {
 		return nil, err
 	}
 	repo := e.ref.Context()
-	creds, err := s.credentialsFor(repo)
+	creds, err := s.credentialsFor(ctx, repo)
 	if err != nil {
 		return nil, err
 	}

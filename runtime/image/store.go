@@ -25,7 +25,7 @@ type Options struct {
 	// Dir is the state directory. The store makes images/ and layers/ in it, for root alone.
 	Dir string
 	// AuthFile is docker's config.json with credentials for registries, read at every use. Empty: none.
-	// Credential helpers that it names are not run.
+	// A credential helper that it names is run for a registry that it has no credentials for.
 	AuthFile string
 	// CAFile is a PEM file of certificates that are trusted for registries besides the system's, read at every use.
 	CAFile string

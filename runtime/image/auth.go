@@ -50,7 +50,7 @@ func (s *Store) credentialsFor(ctx context.Context, repo name.Repository) (crede
 		return credentials{}, fmt.Errorf("read registry credentials: %w", err)
 	}
 	var file authFile
-	if err := json.Unmarshal(b, &file); err != nil {
+	if json.Unmarshal(b, &file) != nil {
 		// The text of a JSON or base64 error may quote the file.
 		return credentials{}, fmt.Errorf("read registry credentials: %s: %w", s.opts.AuthFile, errAuthFile)
 	}

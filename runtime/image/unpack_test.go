@@ -336,35 +336,3 @@ func TestGzipBomb(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 }
-
-// FuzzUnpack unpacks arbitrary archives on top of a layer with links and fails if anything outside is touched.
-func FuzzUnpack(f *testing.F) {
-	f.Add(imagetest.Tar(file{Name: "a/b", Body: "x"}, file{Name: "l", Type: tar.TypeSymlink, Link: "../etc"}, file{Name: "l/passwd", Body: "y"}))
-	f.Add(imagetest.Tar(file{Name: "up/.wh.x"}, file{Name: "up/.wh..wh..opq"}, file{Name: "up/passwd", Type: tar.TypeLink, Link: "a"}))
-	f.Add(imagetest.Tar(file{Name: "d", Type: tar.TypeDir, Mode: 0o7777}, file{Name: "d/.wh..", Body: ""}, file{Name: "/abs", Type: tar.TypeChar}))
-	f.Add(imagetest.Tar(file{Name: "up/passwd", Body: "z"}, file{Name: "up", Type: tar.TypeDir}, file{Name: "up/../../etc/passwd", Body: "z"}))
-	s := newStore(f, func(o *Options) { o.MaxLayerSize, o.MaxLayerEntries = 1<<20, 100 })
-	below := f.TempDir()
-	for name, target := range map[string]string{"up": "../etc", "abs": "/etc", "self": "self"} {
-		if err := os.Symlink(target, filepath.Join(below, name)); err != nil {
-			f.Fatal(err)
-		}
-	}
-	f.Fuzz(func(t *testing.T, archive []byte) {
-		root, _, err := unpackTo(t, s, archive, below)
-		if err != nil {
-			return
-		}
-		if err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type()&fs.ModeDevice != 0 {
-				info, ierr := d.Info()
-				if ierr != nil || !isWhiteout(info) {
-					t.Errorf("%s is a device", p)
-				}
-			}
-			return err
-		}); err != nil && !errors.Is(err, fs.ErrPermission) {
-			t.Fatal(err)
-		}
-	})
-}

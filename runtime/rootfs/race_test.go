@@ -55,8 +55,8 @@ func TestNoLinkIsFollowedAfterItWasChecked(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		content, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", fd))
-		if err := errors.Join(err, unix.Close(fd)); err != nil {
+		content, readErr := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", fd))
+		if err := errors.Join(readErr, unix.Close(fd)); err != nil {
 			t.Error(err)
 			break
 		}

@@ -50,7 +50,7 @@ func newCollector(o Options, exclude string) *collector {
 	c := &collector{
 		exclude: exclude, maxBytes: o.MaxLayerSize, maxFiles: o.MaxLayerEntries,
 		entries: map[string]entry{}, looked: map[[2]string]bool{}, unfound: map[[2]string]bool{},
-		loaded: map[[2]string]bool{}, libs: &libraries{},
+		loaded: map[[2]string]bool{}, libs: &libraries{etc: "/etc"},
 	}
 	for _, p := range o.AllowCapture {
 		p = filepath.Clean(p)

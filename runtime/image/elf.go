@@ -232,12 +232,13 @@ func builtIn(dir string) bool {
 // cache adds the loader's cache, without which the directories of ld.so.conf are not searched.
 func (c *collector) cache() {
 	const name = "/etc/ld.so.cache"
-	info, err := os.Lstat(name)
+	from := filepath.Join(c.libs.etc, "ld.so.cache")
+	info, err := os.Lstat(from)
 	if _, ok := c.entries[name]; ok || err != nil || !info.Mode().IsRegular() {
 		return
 	}
-	if err := c.file(name, name, info); err != nil {
-		c.warnings = append(c.warnings, name+" was left out: "+err.Error())
+	if err := c.file(from, name, info); err != nil {
+		c.warnings = append(c.warnings, name+" was left out: "+clip(err.Error()))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 // libraries knows where this server's loader looks.
 type libraries struct {
+	etc  string   // where the loader's configuration is
 	dirs []string // of ld.so.conf
 	read bool
 }
@@ -32,8 +33,8 @@ func (l *libraries) conf() []string {
 		return l.dirs
 	}
 	l.read = true
-	l.dirs = readConf("/etc/ld.so.conf", 0)
-	if found, err := filepath.Glob("/etc/ld-musl-*.path"); err == nil {
+	l.dirs = readConf(filepath.Join(l.etc, "ld.so.conf"), 0)
+	if found, err := filepath.Glob(filepath.Join(l.etc, "ld-musl-*.path")); err == nil {
 		for _, p := range found {
 			if b, err := os.ReadFile(p); err == nil {
 				l.dirs = append(l.dirs, strings.FieldsFunc(string(b), func(r rune) bool { return r == ':' || r == '\n' })...)
@@ -57,7 +58,7 @@ func readConf(name string, depth int) []string {
 		if pattern, ok := strings.CutPrefix(line, "include"); ok {
 			pattern = strings.TrimSpace(pattern)
 			if !filepath.IsAbs(pattern) {
-				pattern = filepath.Join("/etc", pattern)
+				pattern = filepath.Join(filepath.Dir(name), pattern)
 			}
 			found, err := filepath.Glob(pattern)
 			if err == nil {

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,6 +86,43 @@ func TestCaptureFindsLibrariesAsTheLoaderDoes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Libraries in a directory that only ld.so.conf names are found by means of the loader's cache.
+func TestCaptureOfLibrariesThatTheCacheKnows(t *testing.T) {
+	needRoot(t)
+	needFile(t, "/sbin/ldconfig")
+	dir := t.TempDir()
+	lib, etc := filepath.Join(dir, "lib"), filepath.Join(dir, "etc")
+	prog := programWithLibraries(t, dir, "--enable-new-dtags", "/nowhere")
+	compile(t, `#include <stdio.h>
+int a(void); int main(void) { printf("%d\n", a()); return 0; }`, prog, "-L"+lib, "-l:liba.so", "-Wl,-rpath-link,"+lib)
+	for name, text := range map[string]string{"ld.so.conf": "# none here\ninclude conf.d/*.conf\n", "conf.d/app.conf": lib + " # ours\n"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(etc, "conf.d"), 0o755), os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ldconfig := exec.CommandContext(t.Context(), "/sbin/ldconfig", "-X", "-f", filepath.Join(etc, "ld.so.conf"), "-C", filepath.Join(etc, "ld.so.cache"))
+	if out, err := ldconfig.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s := newStore(t, allowing(filepath.Join(dir, "bin")))
+	c := newCollector(s.opts, s.opts.Dir)
+	c.libs.etc = etc
+	if err := c.collect(t.Context(), same(prog)); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := c.write(t.Context(), &archive); err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := unpackDir(s, archive.Bytes(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := inside(t, Image{Layers: []string{root}}, prog); err != nil || out != "42" {
+		t.Errorf("%q %v", out, err)
 	}
 }
 

@@ -13,11 +13,14 @@ import (
 // checker holds the rules that go beyond types. Its methods tell problems by the place of a field below root, which
 // is looked up only when something is wrong.
 type checker struct {
-	d    *decoder
-	root *yaml.Node
-	kind Kind
-	tree fs.FS
-	refs []reference
+	d         *decoder
+	root      *yaml.Node
+	kind      Kind
+	namespace string
+	tree      fs.FS
+	refs      []reference
+	// entries indexes large mappings: a stranger's may hold any number, all with something wrong.
+	entries map[*yaml.Node]map[string]*yaml.Node
 }
 
 // place is the way from root to a field: keys and indexes.
@@ -34,10 +37,10 @@ func (c *checker) find(p place) *yaml.Node {
 		var next *yaml.Node
 		switch s := step.(type) {
 		case string:
-			next = child(n, s)
+			next = c.child(n, s)
 		case int:
 			if n.Kind == yaml.SequenceNode && s < len(n.Content) {
-				next = deref(n.Content[s])
+				next = n.Content[s]
 			}
 		}
 		if next == nil {
@@ -46,6 +49,27 @@ func (c *checker) find(p place) *yaml.Node {
 		n = next
 	}
 	return n
+}
+
+// child is as the function of that name.
+func (c *checker) child(m *yaml.Node, key string) *yaml.Node {
+	if m.Kind != yaml.MappingNode || len(m.Content) <= 128 {
+		return child(m, key)
+	}
+	index, ok := c.entries[m]
+	if !ok {
+		index = make(map[string]*yaml.Node, len(m.Content)/2)
+		for _, p := range pairs(m) {
+			if _, before := index[p.key.Value]; !before && p.key.Kind == yaml.ScalarNode {
+				index[p.key.Value] = p.value
+			}
+		}
+		if c.entries == nil {
+			c.entries = make(map[*yaml.Node]map[string]*yaml.Node)
+		}
+		c.entries[m] = index
+	}
+	return index[key]
 }
 
 func (c *checker) field(p place) string {
@@ -62,6 +86,9 @@ func (c *checker) field(p place) string {
 }
 
 func (c *checker) problem(p place, format string, args ...any) {
+	if c.d.full() {
+		return
+	}
 	n := c.find(p)
 	if c.d.bad[n] {
 		return
@@ -78,7 +105,7 @@ func (c *checker) refer(p place, r reference) {
 func (c *checker) has(p place) bool {
 	parent := c.find(p[:len(p)-1])
 	key, ok := p[len(p)-1].(string)
-	n := child(parent, key)
+	n := c.child(parent, key)
 	return ok && n != nil && !isNull(n)
 }
 
@@ -167,7 +194,7 @@ func (c *checker) platform(p *Platform) {
 	for i, arch := range p.Architectures {
 		base, variant, found := strings.Cut(arch, "/")
 		if known := architectures(); !slices.Contains(known, base) || found && (variant == "" || strings.Contains(variant, "/")) {
-			c.problem(at("platform", "architectures", i), "want one of %s, not %s%s", strings.Join(known, ", "), quote(arch), didYouMean(arch, known))
+			c.problem(at("platform", "architectures", i), "want one of %s, not %s%s", strings.Join(known, ", "), quote(arch), c.d.didYouMean(arch, known))
 		}
 	}
 	if p.Kernel != "" {
@@ -257,9 +284,6 @@ func (c *checker) env(env map[string]EnvValue, where place) {
 			c.problem(where.to(name), "want a name of printable ASCII characters without =")
 		}
 		if !v.IsReference() {
-			if n := c.find(where.to(name)); n.Kind == yaml.MappingNode && len(n.Content) == 0 {
-				c.problem(where.to(name), "want a text, {node: name}, {label: L}, {secret: S, key: K} or {config: C, key: K}")
-			}
 			continue
 		}
 		c.envReference(v, where.to(name))

@@ -20,12 +20,22 @@ func (c *checker) network(s *Spec) {
 		c.label(at("network"), strings.TrimPrefix(string(n), NetworkContainer))
 	default:
 		known := []string{string(NetworkBridge), string(NetworkHost), string(NetworkNone)}
-		c.problem(at("network"), "want one of %s or container:NAME, not %s%s", strings.Join(known, ", "), quote(string(n)), didYouMean(string(n), known))
+		c.problem(at("network"), "want one of %s or container:NAME, not %s%s", strings.Join(known, ", "), quote(string(n)), c.d.didYouMean(string(n), known))
 	}
 	c.ports(s.Ports)
 	if s.DNS != nil {
 		for i, a := range s.DNS.Nameservers {
 			c.address(at("dns", "nameservers", i), a)
+		}
+		for i, domain := range s.DNS.Search {
+			if !validSubdomain(domain) {
+				c.problem(at("dns", "search", i), "want a domain, not %s", quote(domain))
+			}
+		}
+		for i, option := range s.DNS.Options {
+			if option == "" || strings.ContainsFunc(option, func(r rune) bool { return r <= ' ' || r > '~' }) {
+				c.problem(at("dns", "options", i), "want an option such as ndots:2, not %s", quote(option))
+			}
 		}
 	}
 	for name, a := range s.ExtraHosts {
@@ -78,7 +88,7 @@ func (c *checker) ports(ports []Port) {
 		}
 		protocol := cmp.Or(string(port.Protocol), string(ProtocolTCP))
 		if port.HostPort == nil {
-			if before, ok := listening[inside{protocol, port.ContainerPort}]; ok {
+			if before, ok := listening[inside{protocol, port.ContainerPort}]; ok && port.ContainerPort != 0 {
 				c.problem(p, "the port %d/%s stands twice: also at ports[%d]", port.ContainerPort, protocol, before)
 			}
 			listening[inside{protocol, port.ContainerPort}] = i
@@ -123,7 +133,7 @@ func (c *checker) resources(s *Spec) {
 	c.positive(at("shmSize"), s.ShmSize)
 	for name, n := range s.Ulimits {
 		if !slices.Contains(ulimits(), name) {
-			c.problem(at("ulimits", name), "want one of %s%s", strings.Join(ulimits(), ", "), didYouMean(name, ulimits()))
+			c.problem(at("ulimits", name), "want one of %s%s", strings.Join(ulimits(), ", "), c.d.didYouMean(name, ulimits()))
 		}
 		c.atLeast(at("ulimits", name), &n, 0)
 	}
@@ -253,18 +263,27 @@ func (c *checker) mountOptions(m *Mount, p place) {
 }
 
 func (c *checker) devices(s *Spec) {
+	seen := make(map[string]int)
 	for i, d := range s.Devices {
-		if c.absolute(at("devices", i, "path"), d.Path) && !strings.HasPrefix(path.Clean(d.Path), "/dev/") {
+		switch clean := path.Clean(d.Path); {
+		case !c.absolute(at("devices", i, "path"), d.Path):
+		case !strings.HasPrefix(clean, "/dev/"):
 			c.problem(at("devices", i, "path"), "want a path below /dev, not %s", quote(d.Path))
+		default:
+			if before, ok := seen[clean]; ok {
+				c.problem(at("devices", i, "path"), "%s stands twice: also at %s", quote(clean), c.field(at("devices", before)))
+			}
+			seen[clean] = i
 		}
 		if strings.Trim(d.Permissions, "rwm") != "" {
 			c.problem(at("devices", i, "permissions"), "want letters of rwm, not %s", quote(d.Permissions))
 		}
 	}
 	for name := range s.Sysctls {
+		dotted := strings.ReplaceAll(name, "/", ".")
 		if !slices.ContainsFunc([]string{"net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."}, func(prefix string) bool {
-			return strings.HasPrefix(strings.ReplaceAll(name, "/", "."), prefix)
-		}) {
+			return strings.HasPrefix(dotted, prefix)
+		}) || slices.Contains(strings.Split(dotted, "."), "") { // as in net/../kernel/panic
 			c.problem(at("sysctls", name), "is a parameter of the whole server: want one below net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.")
 		}
 	}
@@ -310,7 +329,7 @@ func (c *checker) capabilities(p place, names []string) {
 	for i, name := range names {
 		short := strings.TrimPrefix(name, "CAP_")
 		if !slices.Contains(known, short) {
-			c.problem(p.to(i), "%s is no capability of Linux%s", quote(name), didYouMean(short, known))
+			c.problem(p.to(i), "%s is no capability of Linux%s", quote(name), c.d.didYouMean(short, known))
 			continue
 		}
 		names[i] = short

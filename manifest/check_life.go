@@ -27,13 +27,13 @@ func (c *checker) lifecycle(s *Spec) {
 		handler *Handler
 	}{{"postStart", s.Lifecycle.PostStart}, {"preStop", s.Lifecycle.PreStop}} {
 		if h.handler != nil {
-			c.actions(at("lifecycle", h.name), h.handler.Exec, h.handler.HTTPGet, nil, s.Ports)
+			c.actions(at("lifecycle", h.name), []string{"exec", "httpGet"}, h.handler.Exec, h.handler.HTTPGet, nil, s.Ports)
 		}
 	}
 }
 
 func (c *checker) probe(probe *Probe, p place, ports []Port) {
-	c.actions(p, probe.Exec, probe.HTTPGet, probe.TCPSocket, ports)
+	c.actions(p, []string{"exec", "httpGet", "tcpSocket"}, probe.Exec, probe.HTTPGet, probe.TCPSocket, ports)
 	c.atLeast(p.to("initialDelaySeconds"), probe.InitialDelaySeconds, 0)
 	c.atLeast(p.to("periodSeconds"), probe.PeriodSeconds, 1)
 	c.atLeast(p.to("timeoutSeconds"), probe.TimeoutSeconds, 1)
@@ -45,15 +45,16 @@ func (c *checker) probe(probe *Probe, p place, ports []Port) {
 	}
 }
 
-func (c *checker) actions(p place, exec *ExecAction, get *HTTPGetAction, socket *TCPSocketAction, ports []Port) {
+// actions wants exactly one of those that are known here.
+func (c *checker) actions(p place, known []string, exec *ExecAction, get *HTTPGetAction, socket *TCPSocketAction, ports []Port) {
 	var found []string
-	for _, name := range []string{"exec", "httpGet", "tcpSocket"} {
+	for _, name := range known {
 		if c.has(p.to(name)) {
 			found = append(found, name)
 		}
 	}
 	if len(found) != 1 {
-		c.problem(p, "want exactly one of exec, httpGet and tcpSocket")
+		c.problem(p, "want exactly one of %s", strings.Join(known, ", "))
 	}
 	if exec != nil && len(exec.Command) == 0 {
 		c.problem(p.to("exec", "command"), "want a command")
@@ -81,7 +82,7 @@ func (c *checker) portRef(p place, ref PortRef, ports []Port) {
 		for _, o := range ports {
 			names = append(names, o.Name)
 		}
-		c.problem(p, "no port is named %s%s", quote(string(ref)), didYouMean(string(ref), names))
+		c.problem(p, "no port is named %s%s", quote(string(ref)), c.d.didYouMean(string(ref), names))
 	}
 }
 
@@ -146,19 +147,23 @@ func (c *checker) restarts(s *Spec) {
 }
 
 func (c *checker) dependencies(all []Dependency) {
+	seen := make(map[Name]int)
 	for i, dep := range all {
 		p := at("dependsOn", i)
-		if _, err := ParseName(dep.Name, DefaultNamespace); err != nil {
+		name, err := ParseName(dep.Name, c.namespace)
+		if err != nil {
 			c.problem(p, "want NAME or NAMESPACE/NAME, not %s", quote(dep.Name))
 			continue
 		}
+		if before, ok := seen[name]; ok {
+			c.problem(p, "%s stands twice: also at %s", quote(dep.Name), c.field(at("dependsOn", before)))
+		}
+		seen[name] = i
 		c.refer(p, reference{kind: refDependsOn, name: dep.Name})
 	}
 }
 
-// kindsOf returns the kinds that a field of the spec is for, nil for every kind.
-func (ld *loading) kindsOf(field string) []Kind { return fieldKinds(ld.types, field) }
-
+// fieldKinds returns the kinds that a field of the spec is for, nil for every kind.
 func fieldKinds(types typeCache, field string) []Kind {
 	switch {
 	case field == "onNewNode":
@@ -172,13 +177,11 @@ func fieldKinds(types typeCache, field string) []Kind {
 	}
 }
 
-func fieldOf(kinds []Kind, kind Kind) bool { return slices.Contains(kinds, kind) }
-
 // job checks the fields of Job and CronJob, and that no other kind has them.
 func (c *checker) job(s *Spec) {
 	types := c.d.types
 	for _, name := range append(slices.Clone(types.names(JobSpec{})), types.names(CronJobSpec{})...) {
-		if kinds := fieldKinds(types, name); !fieldOf(kinds, c.kind) && c.has(at(name)) {
+		if kinds := fieldKinds(types, name); kinds != nil && !slices.Contains(kinds, c.kind) && c.has(at(name)) {
 			c.problem(at(name), "is a field of %s, not of %s", joinKinds(kinds), c.kind)
 		}
 	}

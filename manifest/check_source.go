@@ -95,7 +95,7 @@ func (c *checker) signal(p place, s string) {
 	if slices.Contains(known, s) {
 		return
 	}
-	hint := didYouMean(s, known)
+	hint := c.d.didYouMean(s, known)
 	if slices.Contains(known, "SIG"+strings.ToUpper(s)) {
 		hint = "; did you mean SIG" + strings.ToUpper(s) + "?"
 	}

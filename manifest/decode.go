@@ -21,10 +21,12 @@ type decoder struct {
 	// report is told what is wrong; unknown is told of fields that do not exist.
 	report  func(Problem)
 	unknown func(Problem)
-	path    []segment
-	visited int
-	over    bool                // the document's budget is spent, which was told
-	bad     map[*yaml.Node]bool // values that could not be decoded: no rule needs to speak of them again
+	// full says that report has no room: what more there is need not be worded.
+	full func() bool
+	// hints is how many suggestions are still looked for.
+	hints *int
+	path  []segment
+	bad   map[*yaml.Node]bool // values that could not be decoded: no rule needs to speak of them again
 }
 
 // segment is one step of a field's path: a key or, with key empty, an index.
@@ -103,7 +105,18 @@ func (d *decoder) problem(at *yaml.Node, format string, args ...any) {
 		d.bad = make(map[*yaml.Node]bool)
 	}
 	d.bad[at] = true
+	if d.full() {
+		return
+	}
 	d.report(Problem{Position: d.position(at), Field: d.field(), Message: fmt.Sprintf(format, args...)})
+}
+
+// didYouMean is as the function of that name, but for the first problems only.
+func (d *decoder) didYouMean(word string, known []string) string {
+	if *d.hints--; *d.hints < 0 {
+		return ""
+	}
+	return didYouMean(word, known)
 }
 
 func (d *decoder) position(n *yaml.Node) Position {
@@ -114,31 +127,12 @@ func (d *decoder) position(n *yaml.Node) Position {
 	if origin := d.origins[n]; origin != "" {
 		file = origin
 	}
-	return Position{File: file, Line: n.Line, Column: n.Column}
-}
-
-// spend counts a value; it reports false when the document has too many, which aliases can do in a few lines.
-func (d *decoder) spend(n *yaml.Node) bool {
-	d.visited++
-	switch {
-	case d.over:
-		return false
-	case d.visited > maxNodes:
-		d.over = true
-		d.problem(n, "the document holds more than %d values once its aliases are expanded", maxNodes)
-		return false
-	case len(d.path) > maxDepth:
-		d.over = true
-		d.report(Problem{Position: d.position(n), Field: fieldPath(d.path[:8]) + "…", Message: fmt.Sprintf("nested more than %d levels deep", maxDepth)})
-		return false
-	}
-	return true
+	return positionOf(file, n)
 }
 
 // value decodes n into v, which is settable. A null leaves v as it is: the caller says whether it may stand there.
 func (d *decoder) value(n *yaml.Node, v reflect.Value) {
-	n = deref(n)
-	if !d.spend(n) || !d.tagAllowed(n) {
+	if !d.tagAllowed(n) {
 		return
 	}
 	if v.CanAddr() {
@@ -218,7 +212,7 @@ func (d *decoder) text(n *yaml.Node, v reflect.Value) {
 		return
 	}
 	if closed && !slices.Contains(enum.words(), text) {
-		d.problem(n, "want %s, not %s%s", want, quote(text), didYouMean(text, enum.words()))
+		d.problem(n, "want %s, not %s%s", want, quote(text), d.didYouMean(text, enum.words()))
 		return
 	}
 	v.SetString(text)
@@ -232,7 +226,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value) {
 	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
 		d.pushIndex(i)
-		if isNull(deref(item)) {
+		if isNull(item) {
 			d.problem(item, "has no value: write \"\" for an empty text, or take the line out")
 		} else {
 			d.value(item, out.Index(i))
@@ -244,7 +238,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value) {
 
 // entries returns the entries of a mapping, each key once.
 func (d *decoder) entries(n *yaml.Node) []pair {
-	all := pairs(n, func(at *yaml.Node, message string) { d.problem(at, "%s", message) })
+	all := pairs(n)
 	var first map[string]*yaml.Node
 	if len(all) > 8 {
 		first = make(map[string]*yaml.Node, len(all))
@@ -328,7 +322,7 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value) {
 }
 
 func (d *decoder) unknownField(name string, known []string) string {
-	if hint := didYouMean(name, known); hint != "" {
+	if hint := d.didYouMean(name, known); hint != "" {
 		return "unknown field" + hint
 	}
 	if len(known) <= 12 {

@@ -136,13 +136,13 @@ func settable(p any) reflect.Value { return reflect.ValueOf(p).Elem() }
 
 // decoder returns a decoder for a document; unknown fields go to unknown.
 func (ld *loading) decoder(file string, unknown func(Problem), path ...segment) *decoder {
-	return &decoder{file: file, origins: ld.origins, types: ld.types, later: ld.later, report: ld.problems.add, unknown: unknown, path: slices.Clone(path)}
+	return &decoder{file: file, origins: ld.origins, types: ld.types, later: ld.later, report: ld.problems.add, unknown: unknown, full: ld.problems.full, hints: &ld.hints, path: slices.Clone(path)}
 }
 
 // kindOf checks apiVersion and kind; it returns "" and tells why where the document is not ours.
 func (ld *loading) kindOf(file string, doc *yaml.Node) string {
 	fail := func(at *yaml.Node, field, format string, args ...any) string {
-		ld.problems.add(Problem{Position: Position{File: file, Line: at.Line, Column: at.Column}, Field: field, Message: fmt.Sprintf(format, args...)})
+		ld.problems.add(Problem{Position: positionOf(file, at), Field: field, Message: fmt.Sprintf(format, args...)})
 		return ""
 	}
 	if doc.Kind != yaml.MappingNode {

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -39,7 +40,7 @@ func (l Loader) Load(tree fs.FS, rev Revision, node Node) (Set, error) {
 		}
 		for _, m := range known {
 			if m.node.Name == node.Name {
-				return []*target{{node: m.node, defaults: m.defaults, known: true}}
+				return []*target{m.target()}
 			}
 		}
 		return []*target{{node: node}}
@@ -56,7 +57,7 @@ func (l Loader) LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) 
 		}
 		var all []*target
 		for _, m := range known {
-			all = append(all, &target{node: m.node, defaults: m.defaults, known: true})
+			all = append(all, m.target())
 		}
 		slices.SortFunc(all, func(a, b *target) int { return strings.Compare(a.node.Name, b.node.Name) })
 		return all
@@ -75,6 +76,12 @@ type loading struct {
 	secrets  map[Name]*secret
 	// contents bounds what is read besides YAML.
 	contents int64
+	// values is how many more may be decoded; see spend.
+	values int
+	// hints is how many suggestions are still looked for; see decoder.
+	hints int
+	// partial says that something could not be read: what is missing may stand there.
+	partial bool
 	// origins holds the files of the nodes of Nodes' defaults, which appear in workloads of other files.
 	origins map[*yaml.Node]string
 }
@@ -83,6 +90,7 @@ type loading struct {
 type nodeManifest struct {
 	node     Node
 	defaults *yaml.Node
+	size     int // of the document, in values
 	unknown  []Problem
 }
 
@@ -90,17 +98,23 @@ type nodeManifest struct {
 type target struct {
 	node     Node
 	defaults *yaml.Node
+	size     int // of the document of defaults, in values
 	known    bool
 	selected []*variant
+}
+
+func (m nodeManifest) target() *target {
+	return &target{node: m.node, defaults: m.defaults, size: m.size, known: true}
 }
 
 func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
 	ld := &loading{
 		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache), later: laterFields(),
 		configs: make(map[Name]*config), secrets: make(map[Name]*secret),
-		origins: make(map[*yaml.Node]string),
+		origins: make(map[*yaml.Node]string), values: maxValues, hints: 2 * maxProblems,
 	}
 	all := files(ld.tree, l.Path, ld.problems)
+	ld.partial = len(ld.problems.errors) > 0
 	for _, f := range all {
 		// Selection and defaults need every Node before the first workload. Only files with the word are parsed twice.
 		if bytes.Contains(f.data, []byte(kindNode)) {
@@ -108,22 +122,9 @@ func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*ta
 		}
 	}
 	ld.targets = choose(ld.nodes)
+	ld.values = maxValues * max(1, len(ld.targets))
 	ld.checkNodes()
-	count := 0
-	for _, f := range all {
-		docs, err := parseDocuments(f.data)
-		if err != nil {
-			ld.problems.add(syntaxProblem(f.name, err))
-			continue
-		}
-		if count += len(docs); count > maxManifests {
-			ld.problems.add(Problem{Position: Position{File: f.name}, Message: fmt.Sprintf("the repository holds more than %d manifests", maxManifests)})
-			break
-		}
-		for _, doc := range docs {
-			ld.document(f.name, doc)
-		}
-	}
+	ld.documents(all)
 	sets := ld.sets(rev)
 	if ld.tree.err != nil {
 		return sets, ld.tree.err
@@ -131,22 +132,68 @@ func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*ta
 	return sets, ld.problems.err()
 }
 
-func (ld *loading) document(file string, doc *yaml.Node) {
+// documents takes in every document of the files.
+func (ld *loading) documents(all []file) {
+	count := 0
+	for _, f := range all {
+		docs, err := parseDocuments(f.data)
+		if err != nil {
+			ld.skip(syntaxProblem(f, err))
+			continue
+		}
+		if count += len(docs); count > maxManifests {
+			ld.skip(Problem{Position: Position{File: f.name}, Message: fmt.Sprintf("the repository holds more than %d manifests", maxManifests)})
+			return
+		}
+		for _, doc := range docs {
+			size, err := resolveAliases(doc)
+			if bad, ok := errors.AsType[*nodeError](err); ok {
+				ld.skip(Problem{Position: positionOf(f.name, bad.at), Message: bad.message + "; if this is not a manifest, " + ignoreHint(f.name)})
+				continue
+			}
+			if !ld.spend(size, positionOf(f.name, doc)) {
+				return
+			}
+			ld.document(f.name, doc, size)
+		}
+	}
+}
+
+// skip tells why something is left out.
+func (ld *loading) skip(p Problem) {
+	ld.partial = true
+	ld.problems.add(p)
+}
+
+// spend counts values that are decoded or merged: a few lines of aliases, overrides or defaults of a Node can ask for
+// any number. It reports false where there were too many.
+func (ld *loading) spend(values int, at Position) bool {
+	if ld.values -= values; ld.values >= 0 {
+		return true
+	}
+	ld.skip(Problem{Position: at, Message: fmt.Sprintf(
+		"up to here the manifests hold more than %d values for a node, with aliases, overrides and defaults applied", maxValues)})
+	return false
+}
+
+func positionOf(file string, n *yaml.Node) Position {
+	return Position{File: file, Line: n.Line, Column: n.Column}
+}
+
+func (ld *loading) document(file string, doc *yaml.Node, size int) {
 	switch kind := ld.kindOf(file, doc); kind {
 	case kindConfig:
 		ld.config(file, doc)
 	case kindSecret:
 		ld.secret(file, doc)
 	case kindNode:
-		if !slices.ContainsFunc(ld.nodes, func(m nodeManifest) bool {
-			return m.node.Source == Position{File: file, Line: doc.Line, Column: doc.Column}
-		}) {
-			at := child(doc, "kind")
-			ld.problems.add(Problem{Position: Position{File: file, Line: at.Line, Column: at.Column}, Field: "kind", Message: "write Node without escapes"})
+		if !slices.ContainsFunc(ld.nodes, func(m nodeManifest) bool { return m.node.Source == positionOf(file, doc) }) {
+			ld.problems.add(Problem{Position: positionOf(file, child(doc, "kind")), Field: "kind", Message: "write Node without escapes"})
 		}
 	case "":
+		ld.partial = true
 	default:
-		ld.workload(file, doc, Kind(kind))
+		ld.workload(file, doc, size, Kind(kind))
 	}
 }
 

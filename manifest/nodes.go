@@ -15,14 +15,18 @@ func (ld *loading) nodesOf(f file) {
 		return
 	}
 	for _, doc := range docs {
+		size, err := resolveAliases(doc)
+		if err != nil {
+			continue
+		}
 		version, kind := child(doc, "apiVersion"), child(doc, "kind")
 		if version != nil && version.Value == APIVersion && kind != nil && kind.Value == kindNode {
-			ld.node(f.name, doc)
+			ld.node(f.name, doc, size)
 		}
 	}
 }
 
-func (ld *loading) node(file string, doc *yaml.Node) {
+func (ld *loading) node(file string, doc *yaml.Node, size int) {
 	var m nodeDocument
 	// A newer field must not stop an older agent, and which nodes are asked for is not known yet: see checkNodes.
 	var unknown []Problem
@@ -51,21 +55,21 @@ func (ld *loading) node(file string, doc *yaml.Node) {
 	ld.nodes = append(ld.nodes, nodeManifest{
 		node:     Node{Name: name, Labels: m.Metadata.Labels, Unschedulable: m.Spec.Unschedulable, Source: source},
 		defaults: m.Spec.Defaults.Node,
+		size:     size,
 		unknown:  unknown,
 	})
-	ld.remember(m.Spec.Defaults.Node, file, 0)
+	ld.remember(m.Spec.Defaults.Node, file)
 }
 
 // remember notes the file of the nodes of a Node's defaults: merged into a workload they still show where they stand.
-func (ld *loading) remember(n *yaml.Node, file string, depth int) {
-	if n == nil || depth > maxDepth || ld.origins[n] != "" {
+func (ld *loading) remember(n *yaml.Node, file string) {
+	if n == nil || ld.origins[n] != "" {
 		return
 	}
 	ld.origins[n] = file
 	for _, c := range n.Content {
-		ld.remember(c, file, depth+1)
+		ld.remember(c, file)
 	}
-	ld.remember(n.Alias, file, depth+1)
 }
 
 // checkNodes decodes the defaults of every Node; an unknown field is an error only where the node is a target.

@@ -20,7 +20,6 @@ type problems struct {
 	warnings []Problem
 	seen     map[Problem]int // index into errors of a problem without its nodes
 	nodes    map[int][]string
-	dropped  int
 }
 
 func newProblems() *problems {
@@ -30,6 +29,9 @@ func newProblems() *problems {
 // key leaves the field out: the same place has another path inside an override and in the merged spec.
 func (p Problem) key() Problem { return Problem{Position: p.Position, Message: p.Message} }
 
+// full reports whether there is no room for another error.
+func (ps *problems) full() bool { return len(ps.errors) >= maxProblems }
+
 func (ps *problems) add(p Problem) { ps.addOn(p, "") }
 
 // addOn adds a problem that exists on one node; the same one on several nodes is told once.
@@ -37,8 +39,7 @@ func (ps *problems) addOn(p Problem, node string) {
 	p.Message = visible(p.Message)
 	i, ok := ps.seen[p.key()]
 	if !ok {
-		if len(ps.errors) >= maxProblems {
-			ps.dropped++
+		if ps.full() {
 			return
 		}
 		i = len(ps.errors)
@@ -51,8 +52,10 @@ func (ps *problems) addOn(p Problem, node string) {
 }
 
 func (ps *problems) warn(p Problem) {
-	p.Message = visible(p.Message)
-	if len(ps.warnings) < maxProblems && !slices.Contains(ps.warnings, p) {
+	if len(ps.warnings) >= maxProblems {
+		return
+	}
+	if p.Message = visible(p.Message); !slices.Contains(ps.warnings, p) {
 		ps.warnings = append(ps.warnings, p)
 	}
 }
@@ -71,8 +74,8 @@ func (ps *problems) err() error {
 	for _, p := range out {
 		all.Errors = append(all.Errors, p)
 	}
-	if ps.dropped > 0 {
-		all.Errors = append(all.Errors, fmt.Errorf("and %d more problems", ps.dropped))
+	if ps.full() {
+		all.Errors = append(all.Errors, fmt.Errorf("only the first %d problems are told", maxProblems))
 	}
 	return all
 }

@@ -18,23 +18,33 @@ func (ld *loading) checkTarget(t *target) {
 		}
 		byName[name] = v
 	}
-	volumes := make(map[Name]*variant)
+	volumes := make(map[Name][]use)
 	for _, v := range t.selected {
 		for _, r := range v.refs {
 			switch r.kind {
 			case refDependsOn:
 				ld.checkDependency(t, v, r, byName)
 			case refLabel:
-				if _, ok := t.node.Labels[r.name]; !ok {
+				if _, ok := t.node.Labels[r.name]; !ok && !ld.problems.full() {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
 				}
 			case refVolume:
-				ld.checkVolume(t, v, r, volumes)
+				name := Name{Namespace: v.workload.Name.Namespace, Name: r.name}
+				volumes[name] = append(volumes[name], use{v, r})
 			case refConfig, refConfigEnv, refSecret, refNodeName:
 			}
 		}
 	}
+	for _, uses := range volumes {
+		ld.checkVolume(t, uses)
+	}
 	ld.checkCycles(t, byName)
+}
+
+// use is a reference, and who makes it.
+type use struct {
+	by *variant
+	reference
 }
 
 func (ld *loading) tell(r reference, format string, args ...any) {
@@ -51,7 +61,7 @@ func (ld *loading) checkDependency(t *target, v *variant, r reference, byName ma
 	case err != nil: // told before
 	case name == v.workload.Name:
 		ld.tell(r, "a workload cannot depend on itself")
-	case byName[name] == nil:
+	case byName[name] == nil && !ld.partial && !ld.problems.full():
 		var known []string
 		for other := range byName {
 			if other.Namespace == v.workload.Name.Namespace {
@@ -65,24 +75,20 @@ func (ld *loading) checkDependency(t *target, v *variant, r reference, byName ma
 	}
 }
 
-// checkVolume wants a volume of two containers to say shared on every mount of it.
-func (ld *loading) checkVolume(t *target, v *variant, r reference, owners map[Name]*variant) {
-	name := Name{Namespace: v.workload.Name.Namespace, Name: r.name}
-	owner, ok := owners[name]
-	if !ok {
-		owners[name] = v
+// checkVolume wants a volume of two workloads to say shared on every mount of it.
+func (ld *loading) checkVolume(t *target, uses []use) {
+	first := uses[0].by
+	i := slices.IndexFunc(uses, func(u use) bool { return u.by != first })
+	if i < 0 {
 		return
 	}
-	if owner == v {
-		return
-	}
-	if !r.shared {
-		ld.tellOn(t, r, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", owner.workload.Name)
-		return
-	}
-	for _, o := range owner.refs {
-		if o.kind == refVolume && o.name == r.name && !o.shared {
-			ld.tellOn(t, o, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", v.workload.Name)
+	for _, u := range uses {
+		other := first
+		if u.by == first {
+			other = uses[i].by
+		}
+		if !u.shared {
+			ld.tellOn(t, u.reference, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", other.workload.Name)
 		}
 	}
 }
@@ -171,7 +177,7 @@ func (ld *loading) resolve(v *variant) {
 		case refSecret:
 			s, ok := ld.secrets[name]
 			if !ok {
-				ld.tell(r, "the Secret %s does not exist%s", quote(name.String()), didYouMean(r.name, inNamespace(ld.secrets, name.Namespace)))
+				missing(ld, r, kindSecret, name, ld.secrets)
 				continue
 			}
 			if w.Secrets == nil {
@@ -181,7 +187,7 @@ func (ld *loading) resolve(v *variant) {
 		case refConfig, refConfigEnv:
 			cfg, ok := ld.configs[name]
 			if !ok {
-				ld.tell(r, "the Config %s does not exist%s", quote(name.String()), didYouMean(r.name, inNamespace(ld.configs, name.Namespace)))
+				missing(ld, r, kindConfig, name, ld.configs)
 				continue
 			}
 			keys := cfg.keys()
@@ -191,6 +197,9 @@ func (ld *loading) resolve(v *variant) {
 					continue
 				}
 				keys = []string{r.key}
+			}
+			if !ld.spend(len(keys), w.Source) {
+				return
 			}
 			ld.take(w, cfg, r, keys)
 		case refVolume, refDependsOn, refLabel, refNodeName:
@@ -214,15 +223,19 @@ func (ld *loading) take(w *Workload, cfg *config, r reference, keys []string) {
 	}
 }
 
-func inNamespace[V any](all map[Name]V, namespace string) []string {
-	var names []string
+// missing tells of a Config or Secret that is not among all, unless it may stand where nothing could be read.
+func missing[V any](ld *loading, r reference, kind string, name Name, all map[Name]V) {
+	if ld.partial || ld.problems.full() {
+		return
+	}
+	var known []string
 	for n := range all {
-		if n.Namespace == namespace {
-			names = append(names, n.Name)
+		if n.Namespace == name.Namespace {
+			known = append(known, n.Name)
 		}
 	}
-	slices.Sort(names)
-	return names
+	slices.Sort(known)
+	ld.tell(r, "the %s %s does not exist%s", kind, quote(name.String()), didYouMean(r.name, known))
 }
 
 // Keys of Workload.NodeEnv.

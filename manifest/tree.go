@@ -17,6 +17,9 @@ import (
 // in the root of the repository and in every directory below.
 const IgnoreFile = ".reconcilerignore"
 
+// maxPatterns bounds them: each file is compared with each pattern.
+const maxPatterns = 1000
+
 // file is one YAML file of the tree.
 type file struct {
 	name string // in the repository
@@ -122,6 +125,10 @@ func (w *walker) readIgnore(dir string) {
 	for line := range bytes.Lines(data) {
 		text := strings.TrimRight(string(line), "\r\n")
 		if text = trimSpaces(text); text != "" && !strings.HasPrefix(text, "#") {
+			if len(w.patterns) == maxPatterns {
+				w.problems.add(Problem{Position: Position{File: path.Join(dir, IgnoreFile)}, Message: fmt.Sprintf("holds more than %d patterns, with those of other directories", maxPatterns)})
+				return
+			}
 			w.patterns = append(w.patterns, gitignore.ParsePattern(text, domain))
 		}
 	}

@@ -18,7 +18,7 @@ func (s *Strings) decodeNode(d *decoder, n *yaml.Node) {
 	}
 	for i, item := range n.Content {
 		d.pushIndex(i)
-		if text, ok := d.scalar(deref(item), "a text"); ok && d.spend(item) {
+		if text, ok := d.scalar(item, "a text"); ok {
 			*s = append(*s, text)
 		}
 		d.pop()
@@ -26,10 +26,15 @@ func (s *Strings) decodeNode(d *decoder, n *yaml.Node) {
 }
 
 func (v *EnvValue) decodeNode(d *decoder, n *yaml.Node) {
+	const want = "a text, {node: name}, {label: L}, {secret: S, key: K} or {config: C, key: K}"
 	if n.Kind != yaml.MappingNode {
-		if text, ok := d.scalar(n, "a text, {node: name}, {label: L}, {secret: S, key: K} or {config: C, key: K}"); ok {
+		if text, ok := d.scalar(n, want); ok {
 			v.Value = text
 		}
+		return
+	}
+	if len(n.Content) == 0 {
+		d.problem(n, "want %s", want)
 		return
 	}
 	type mapping EnvValue
@@ -63,7 +68,7 @@ func (c *OnChange) decodeNode(d *decoder, n *yaml.Node) {
 	if n.Kind != yaml.MappingNode {
 		text, ok := d.scalar(n, want)
 		if ok && !slices.Contains([]string{OnChangeRestart, OnChangeNone}, text) {
-			d.problem(n, "want %s, not %s%s", want, quote(text), didYouMean(text, []string{OnChangeRestart, OnChangeNone}))
+			d.problem(n, "want %s, not %s%s", want, quote(text), d.didYouMean(text, []string{OnChangeRestart, OnChangeNone}))
 		}
 		c.Action = text
 		return

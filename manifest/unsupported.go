@@ -78,7 +78,6 @@ func (d *decoder) refuse(n *yaml.Node, first, rest string, later laterField) {
 		items = value.Content
 	}
 	for i, item := range items {
-		item = deref(item)
 		if isList {
 			d.pushIndex(i)
 		}

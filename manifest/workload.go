@@ -44,7 +44,7 @@ type variantKey struct {
 }
 
 // workload decodes a Container, Job or CronJob for every target that selects it.
-func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
+func (ld *loading) workload(file string, doc *yaml.Node, size int, kind Kind) {
 	var unknown []Problem
 	d := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) })
 	var m workloadDocument
@@ -53,6 +53,7 @@ func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
 	name := c.metadata(m.Metadata)
 	spec := m.Spec.Node
 	if spec == nil || spec.Kind != yaml.MappingNode {
+		ld.partial = true
 		if spec == nil {
 			c.problem(at("spec"), "is missing")
 		} else {
@@ -92,7 +93,8 @@ func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
 	if len(ld.nodes) > 0 && !slices.ContainsFunc(ld.nodes, func(m nodeManifest) bool { return matches(choice.NodeSelector, m.node.Labels) }) {
 		ld.problems.warn(Problem{Position: d.position(child(spec, "nodeSelector")), Field: "spec.nodeSelector", Message: "no Node of the repository has these labels"})
 	}
-	if !sd.over && !ld.overrides(sd, choice.Overrides, used) {
+	if !ld.overrides(checker{d: sd, root: spec}, choice.Overrides, used) {
+		ld.partial = true
 		return
 	}
 	if len(order) == 0 {
@@ -102,8 +104,15 @@ func (ld *loading) workload(file string, doc *yaml.Node, kind Kind) {
 	if len(choice.Overrides) > 0 {
 		ld.lenient(file, spec) // what an override replaces must be right too
 	}
-	for _, key := range order {
+	for i, key := range order {
 		merged := spec
+		more := size*strings.Count(key.overrides, "1") + groups[key][0].size
+		if i > 0 {
+			more += size
+		}
+		if !ld.spend(more, d.position(doc)) {
+			return
+		}
 		if key.defaults != nil || strings.Contains(key.overrides, "1") {
 			merged = ld.merged(spec, choice.Overrides, key, kind)
 		}
@@ -127,25 +136,26 @@ func (ld *loading) unknownFields(found []Problem, selected bool) {
 }
 
 // overrides decodes each override by itself, so that one that applies nowhere is still checked. It reports false
-// where one is so large that nothing may be merged.
-func (ld *loading) overrides(d *decoder, all []override, used []bool) bool {
+// where one cannot be merged.
+func (ld *loading) overrides(c checker, all []override, used []bool) bool {
+	fit := true
 	for i, o := range all {
 		unknown := ld.problems.warn
 		if used[i] {
 			unknown = ld.problems.add
 		}
 		if o.Spec.Node == nil {
+			c.problem(at("overrides", i, "spec"), "is missing: what is different on these nodes?")
+			fit = false
 			continue
 		}
-		od := ld.decoder(d.file, unknown, segment{key: "spec"}, segment{key: "overrides"}, segment{index: i}, segment{key: "spec"})
+		od := ld.decoder(c.d.file, unknown, segment{key: "spec"}, segment{key: "overrides"}, segment{index: i}, segment{key: "spec"})
 		od.removes = true
 		var spec Spec
 		od.value(o.Spec.Node, settable(&spec))
-		if od.over || o.Spec.Kind != yaml.MappingNode {
-			return false
-		}
+		fit = fit && o.Spec.Kind == yaml.MappingNode
 	}
-	return true
+	return fit
 }
 
 // lenient checks a spec that is selected nowhere: unknown fields, which may be newer than this release, are warnings.
@@ -172,7 +182,7 @@ func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *varia
 	if n := child(child(doc, "metadata"), "name"); n != nil {
 		v.position = d.position(n)
 	}
-	c := checker{d: d, root: spec, kind: w.Kind, tree: ld.tree}
+	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree}
 	if w.Kind != KindContainer && notYet(string(w.Kind)) {
 		d.report(Problem{Position: d.position(child(doc, "kind")), Field: "kind", Message: string(w.Kind) + " is " + notSupported})
 	}
@@ -189,7 +199,7 @@ func (ld *loading) merged(spec *yaml.Node, overrides []override, key variantKey,
 		out = merge(ld.defaultsFor(key.defaults, kind), spec, nil, false)
 	}
 	for i, o := range overrides {
-		if key.overrides[i] == '1' && o.Spec.Node != nil {
+		if key.overrides[i] == '1' {
 			out = merge(out, o.Spec.Node, nil, true)
 		}
 	}
@@ -199,8 +209,8 @@ func (ld *loading) merged(spec *yaml.Node, overrides []override, key variantKey,
 // defaultsFor leaves out what workloads of this kind do not have.
 func (ld *loading) defaultsFor(defaults *yaml.Node, kind Kind) *yaml.Node {
 	out := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: defaults.Line, Column: defaults.Column}
-	for _, p := range pairs(defaults, nil) {
-		if kinds := ld.kindsOf(p.key.Value); kinds == nil || fieldOf(kinds, kind) {
+	for _, p := range pairs(defaults) {
+		if kinds := fieldKinds(ld.types, p.key.Value); kinds == nil || slices.Contains(kinds, kind) {
 			out.Content = append(out.Content, p.key, p.value)
 		}
 	}
@@ -214,12 +224,12 @@ func merge(base, over *yaml.Node, path []string, nullRemoves bool) *yaml.Node {
 	if len(path) == 0 {
 		out.Line, out.Column = over.Line, over.Column
 	}
-	overEntries := pairs(over, nil)
+	overEntries := pairs(over)
 	index := make(map[string]int, len(overEntries))
 	for i, p := range overEntries {
 		index[p.key.Value] = i
 	}
-	for _, b := range pairs(base, nil) {
+	for _, b := range pairs(base) {
 		i, ok := index[b.key.Value]
 		switch {
 		case ok:
@@ -229,7 +239,7 @@ func merge(base, over *yaml.Node, path []string, nullRemoves bool) *yaml.Node {
 				continue
 			}
 			inner := append(slices.Clip(path), b.key.Value)
-			if b.value.Kind == yaml.MappingNode && o.value.Kind == yaml.MappingNode && !isWhole(inner) && len(inner) < maxDepth {
+			if b.value.Kind == yaml.MappingNode && o.value.Kind == yaml.MappingNode && !isWhole(inner) {
 				out.Content = append(out.Content, o.key, merge(b.value, o.value, inner, nullRemoves))
 			} else {
 				out.Content = append(out.Content, o.key, o.value)

@@ -18,7 +18,7 @@ func (ld *loading) checkTarget(t *target) {
 		}
 		byName[name] = v
 	}
-	volumes := make(map[Name][]use)
+	first, second := make(map[Name]*variant), make(map[Name]*variant) // of those that use a volume
 	for _, v := range t.selected {
 		for _, r := range v.refs {
 			switch r.kind {
@@ -29,22 +29,19 @@ func (ld *loading) checkTarget(t *target) {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
 				}
 			case refVolume:
-				name := Name{Namespace: v.workload.Name.Namespace, Name: r.name}
-				volumes[name] = append(volumes[name], use{v, r})
+				if name := v.volume(r); first[name] == nil {
+					first[name] = v
+				} else if first[name] != v && second[name] == nil {
+					second[name] = v
+				}
 			case refConfig, refConfigEnv, refSecret, refNodeName:
 			}
 		}
 	}
-	for _, uses := range volumes {
-		ld.checkVolume(t, uses)
+	if len(second) > 0 {
+		ld.checkVolumes(t, first, second)
 	}
 	ld.checkCycles(t, byName)
-}
-
-// use is a reference, and who makes it.
-type use struct {
-	by *variant
-	reference
 }
 
 func (ld *loading) tell(r reference, format string, args ...any) {
@@ -75,20 +72,23 @@ func (ld *loading) checkDependency(t *target, v *variant, r reference, byName ma
 	}
 }
 
-// checkVolume wants a volume of two workloads to say shared on every mount of it.
-func (ld *loading) checkVolume(t *target, uses []use) {
-	first := uses[0].by
-	i := slices.IndexFunc(uses, func(u use) bool { return u.by != first })
-	if i < 0 {
-		return
-	}
-	for _, u := range uses {
-		other := first
-		if u.by == first {
-			other = uses[i].by
-		}
-		if !u.shared {
-			ld.tellOn(t, u.reference, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", other.workload.Name)
+// volume is the volume that r names.
+func (v *variant) volume(r reference) Name {
+	return Name{Namespace: v.workload.Name.Namespace, Name: r.name}
+}
+
+// checkVolumes wants a volume of two workloads to say shared on every mount of it.
+func (ld *loading) checkVolumes(t *target, first, second map[Name]*variant) {
+	for _, v := range t.selected {
+		for _, r := range v.refs {
+			if r.kind != refVolume || r.shared || second[v.volume(r)] == nil {
+				continue
+			}
+			other := first[v.volume(r)]
+			if other == v {
+				other = second[v.volume(r)]
+			}
+			ld.tellOn(t, r, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", other.workload.Name)
 		}
 	}
 }

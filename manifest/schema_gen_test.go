@@ -46,7 +46,7 @@ type schemaMaker struct {
 func newSchemaMaker(t *testing.T) *schemaMaker {
 	t.Helper()
 	m := &schemaMaker{types: make(typeCache), docs: make(map[string]string), definitions: make(object)}
-	for _, name := range []string{"spec.go", "documents.go"} {
+	for _, name := range []string{"spec.go", "spec_fields.go", "spec_life.go", "documents.go"} {
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

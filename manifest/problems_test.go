@@ -13,13 +13,17 @@ import (
 	"reconciler/manifest"
 )
 
-// TestProblems loads the tree of each archive in testdata/problems and compares every problem and warning with its
-// section "want". The comment of an archive may name the node and its labels, "node: edge-1 zone=north", or say
-// "all nodes".
+// TestProblems loads the tree of each archive in testdata/problems, and of those that are shared, and compares every
+// problem and warning with its section "want". The comment of an archive may name the node and its labels,
+// "node: edge-1 zone=north", or say "all nodes".
 func TestProblems(t *testing.T) {
-	archives, err := filepath.Glob("testdata/problems/*.txtar")
-	if err != nil || len(archives) == 0 {
-		t.Fatal("no archives:", err)
+	var archives []string
+	for _, dir := range []string{"testdata/problems", "../testdata/broken"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+		if err != nil || len(found) == 0 {
+			t.Fatal("no archives in", dir, err)
+		}
+		archives = append(archives, found...)
 	}
 	for _, name := range archives {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/txtar"
+
 	"reconciler/reconcile/source/sourcetest"
 )
 
@@ -96,6 +98,52 @@ func TestValidateProblems(t *testing.T) {
 	for _, args := range [][]string{{"validate", "/does/not/exist"}, {"validate"}} {
 		if r := cli(t, nil, args...); r.code != 1 || !strings.Contains(r.err, "hint: ") {
 			t.Errorf("%v: status %d\n%s", args, r.code, r.err)
+		}
+	}
+}
+
+// brokenCommit is one of testdata/broken: its files, and every problem that is told of them.
+type brokenCommit struct {
+	name  string
+	files sourcetest.Files
+	want  []string
+}
+
+func brokenCommits(t *testing.T) []brokenCommit {
+	t.Helper()
+	archives, err := filepath.Glob("../../testdata/broken/*.txtar")
+	if err != nil || len(archives) == 0 {
+		t.Fatal("no archives:", err)
+	}
+	var all []brokenCommit
+	for _, name := range archives {
+		archive, err := txtar.ParseFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := brokenCommit{name: strings.TrimSuffix(filepath.Base(name), ".txtar"), files: sourcetest.Files{}}
+		for _, f := range archive.Files {
+			if f.Name == "want" {
+				c.want = strings.Split(strings.TrimSpace(string(f.Data)), "\n")
+			} else {
+				c.files[f.Name] = string(f.Data)
+			}
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// Every problem of a broken commit is printed, with the file as the user would name it.
+func TestValidateBrokenCommits(t *testing.T) {
+	for _, c := range brokenCommits(t) {
+		dir := t.TempDir()
+		sourcetest.WriteTree(t, dir, c.files)
+		r := cli(t, nil, "validate", dir, "--node", "test")
+		for _, want := range c.want {
+			if r.code != 1 || !strings.Contains(r.err, dir+"/"+want+"\n") {
+				t.Errorf("%s: status %d, want 1 and %q\n%s", c.name, r.code, want, r.err)
+			}
 		}
 	}
 }

@@ -3,7 +3,9 @@ package plan_test
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	goruntime "runtime"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -20,29 +22,18 @@ import (
 //
 //	go test -run - -bench LoadAndPlan/git -benchtime 1x ./reconcile/plan
 func BenchmarkLoadAndPlan(b *testing.B) {
-	const n = 9_990 // with the ten others the limit
-	files := sourcetest.Files{}
-	for i := range n {
-		files[fmt.Sprintf("apps/%03d/web-%05d.yaml", i/100, i)] = fmt.Sprintf(`apiVersion: reconciler/v1
-kind: Container
-metadata: {name: web-%05d, labels: {app: web}}
-spec:
-  nodeSelector: {role: [edge, core]}
-  image: registry.example.com/shop/web:1.4.%d
-  command: [/usr/bin/web]
-  args: [--port, "8080", --name, $(NAME)]
-  env: {PORT: 8080, NAME: web-%d, MODE: {config: settings, key: mode}}
-  network: none
-  resources: {limits: {cpu: 250m, memory: 64Mi, pids: 200}}
-  logs: {maxSize: 10Mi, maxFiles: 3}
-  mounts:
-    - {path: /data, volume: web-%d}
-    - {path: /etc/web, config: settings}
-    - {path: /tmp, tmpfs: 64Mi}
-  securityContext: {runAsUser: 1000, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}
-`, i, i, i, i)
+	const n = 9_989 // with the eleven others the limit
+	read := func(name string) string {
+		text, err := os.ReadFile("../../testdata/largest/" + name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return string(text)
 	}
-	files["settings.yaml"] = "apiVersion: reconciler/v1\nkind: Config\nmetadata: {name: settings}\ndata: {mode: fast}\n"
+	web, files := read("web.yaml"), sourcetest.Files{"shared.yaml": read("shared.yaml")}
+	for i := range n {
+		files[fmt.Sprintf("apps/%03d/web-%05d.yaml", i/100, i)] = strings.ReplaceAll(web, "00000", fmt.Sprintf("%05d", i))
+	}
 	for i := range 9 {
 		files["nodes.yaml"] += fmt.Sprintf("---\napiVersion: reconciler/v1\nkind: Node\nmetadata: {name: n%d, labels: {role: edge}}\n", i)
 	}
@@ -87,7 +78,7 @@ func loadAndPlan(b *testing.B, want int, open func() (fs.FS, manifest.Revision))
 		if err != nil {
 			b.Fatal(err)
 		}
-		p := plan.Compute(plan.Input{Desired: set, Policy: plan.Policy{MaxRemove: 50}, Now: time.Unix(1767355200, 0)})
+		p := plan.Compute(plan.Input{Desired: set, Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/etc/tokens"}}, Now: time.Unix(1767355200, 0)})
 		if len(p.Steps) != want {
 			b.Fatalf("%d steps, want %d: blocked %v, held %d", len(p.Steps), want, p.Blocked, len(p.Held))
 		}

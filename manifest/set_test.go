@@ -118,6 +118,45 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// A new release must not see a change where there is none: what was made from this manifest has this digest for good.
+func TestDigestIsForGood(t *testing.T) {
+	w := mustLoad(t, map[string]string{"web.yaml": `apiVersion: reconciler/v1
+kind: Container
+metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {owner: shop}}
+spec:
+  image: web:1.4
+  command: [/usr/bin/web]
+  args: [--name, $(NODE)]
+  env: {PORT: 8080, NODE: {node: name}, ZONE: {label: zone}, TOKEN: {secret: s, key: token}, MODE: {config: c, key: mode}}
+  resources: {limits: {cpu: 500m, memory: 64Mi}}
+  mounts:
+    - {path: /data, volume: data}
+    - {path: /etc/web, config: c, mode: "0640"}
+    - {path: /tmp, tmpfs: 8Mi}
+  restartBackoff: {initial: 1s}
+  dependsOn: [{name: db, condition: Started}]
+  securityContext: {runAsUser: 1000, capabilities: {drop: [ALL]}}
+---
+apiVersion: reconciler/v1
+kind: Container
+metadata: {name: db, namespace: shop}
+spec: {image: db}
+---
+apiVersion: reconciler/v1
+kind: Config
+metadata: {name: c, namespace: shop}
+data: {mode: fast}
+---
+apiVersion: reconciler/v1
+kind: Secret
+metadata: {name: s, namespace: shop}
+spec: {fromDirectory: /etc/s}
+`}, manifest.Node{Name: "n1", Labels: map[string]string{"zone": "north"}}).Workloads[1]
+	if want := "sha256:3b0513a79e930f8423da0f2c9d6f8161a37b5a5d1c6310761c5c7098e8079901"; w.Digest != want {
+		t.Errorf("got %s, want %s", w.Digest, want)
+	}
+}
+
 func TestStorageKeepsEverything(t *testing.T) {
 	set := mustLoad(t, map[string]string{"web.yaml": container("web", `
   image: a

@@ -40,7 +40,7 @@ func TestValidateDocs(t *testing.T) {
 			}
 			found++
 			dir := t.TempDir()
-			files := sourcetest.Files{"page.yaml": block}
+			files := sourcetest.Files{"page.yaml": block, "assets/logo.png": "png"}
 			if strings.Contains(block, "db]") || strings.Contains(block, "web-tls") { // what the page leaves out
 				files["rest.yaml"] = rest
 			}

@@ -148,12 +148,12 @@ func (x *executor) stop(ctx context.Context, j job, r plan.Removal) error {
 	return nil
 }
 
-// wait holds the step until what it depends on is done.
+// wait holds the step until what it depends on is done. One that was told to end meanwhile does not go on.
 func (x *executor) wait(ctx context.Context, j job) error {
 	x.phase(j, report.PhaseWaiting)
 	select {
 	case <-j.gate:
-		return nil
+		return context.Cause(ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

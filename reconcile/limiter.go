@@ -39,14 +39,16 @@ func (l *limiter) acquire(ctx context.Context) error {
 	l.mu.Unlock()
 	select {
 	case <-turn:
-		return nil
 	case <-ctx.Done():
+	}
+	if ctx.Err() == nil {
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if i := slices.Index(l.waiting, turn); i >= 0 {
 		l.waiting = slices.Delete(l.waiting, i, i+1)
-	} else { // the place was given at the same moment
+	} else { // the place was given before
 		l.inUse--
 		l.admit()
 	}

@@ -38,9 +38,10 @@ const minCommit = 7
 // that was not is approved in advance and must be whole. It returns the whole commit.
 func (a *Agent) Approve(ctx context.Context, commit string) (string, error) {
 	var full string
+	digits := strings.TrimPrefix(commit, "dir:")
 	err := a.ask(ctx, func(l *loop) error {
 		for _, seen := range []string{l.fetch.last.Revision.Commit, l.state.Rejected.Revision.Commit, l.state.AcceptedRevision.Commit} {
-			if len(commit) >= minCommit && strings.HasPrefix(strings.TrimPrefix(seen, "dir:"), strings.TrimPrefix(commit, "dir:")) {
+			if len(digits) >= minCommit && strings.HasPrefix(strings.TrimPrefix(seen, "dir:"), digits) {
 				full = seen
 				break
 			}
@@ -60,7 +61,10 @@ func (a *Agent) Approve(ctx context.Context, commit string) (string, error) {
 		l.record(journal.Record{Type: journal.TypeVerb, Commit: full, Reason: "Approved", Message: "commit approved on this node"})
 		return nil
 	})
-	return full, err
+	if err != nil {
+		return "", err // after ctx has ended the answer may still be being written
+	}
+	return full, nil
 }
 
 func isWholeCommit(s string) bool {
@@ -143,7 +147,10 @@ func (a *Agent) Plan(ctx context.Context) (report.Plan, error) {
 		p = l.preview(time.Now())
 		return nil
 	})
-	return report.PlanOf(p), err
+	if err != nil {
+		return report.Plan{}, err // as in Approve
+	}
+	return report.PlanOf(p), nil
 }
 
 // preview computes the plan for the newest set as if nothing were in flight.

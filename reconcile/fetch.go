@@ -17,7 +17,7 @@ type fetchState struct {
 	busy    bool
 	wanted  bool   // at once, or as soon as the present look has ended
 	started uint64 // looks begun
-	ended   uint64 // looks ended
+	ended   uint64 // the last one that ended
 	fails   int    // in a row
 	next    time.Time
 	last    report.Fetch
@@ -27,7 +27,8 @@ type fetchState struct {
 type fetched struct {
 	rev      manifest.Revision
 	set      *manifest.Set // nil where the commit was known before
-	ancestry plan.Ancestry
+	ancestry plan.Ancestry // of rev to since
+	since    string        // the commit that was in force when the look began
 	rejected error // the commit cannot be used
 	err      error // the source cannot be read
 }
@@ -47,6 +48,7 @@ func (l *loop) startFetch(ctx context.Context) {
 		if got.err != nil && ctx.Err() != nil {
 			return // it did not fail: the agent stops
 		}
+		got.since = accepted
 		l.a.post(func(l *loop) { l.fetchEnded(got) })
 	})
 }
@@ -96,7 +98,11 @@ func (l *loop) fetchEnded(got fetched) {
 	f := &l.fetch
 	now := time.Now()
 	f.busy = false
-	f.ended++
+	if got.set != nil && got.since != l.state.AcceptedRevision.Commit {
+		f.wanted = true // an approval came in between: whether the branch was moved is to be asked anew
+		return
+	}
+	f.ended = f.started
 	f.last.Time = now
 	if got.err != nil {
 		f.fails++

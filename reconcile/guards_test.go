@@ -3,6 +3,7 @@ package reconcile
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/report"
@@ -91,4 +92,45 @@ func TestUnansweredHistoryIsAFailedFetch(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 	})
+}
+
+// What comes into force while a look is under way is what the newer commit must follow, not what was in force before.
+func TestApprovedWhileLooking(t *testing.T) {
+	for name, follows := range map[string]bool{"a commit on top of the approved one": true, "a commit beside it": false} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				first := w.push(containers("", "web"))
+				w.start()
+				defer w.stop()
+				w.wantRunning("web")
+				second := w.push(containers("  env: {A: second}\n", "web"))
+				w.wantRunning("web")
+				moved := w.src.push(first, containers("  env: {A: moved}\n", "web"))
+				if s := w.status(); s.Sync != report.Blocked {
+					t.Fatalf("status %+v", s)
+				}
+				answer := make(chan struct{})
+				w.src.stall(answer)
+				parent := moved
+				if !follows {
+					parent = second
+				}
+				last := w.src.push(parent, containers("  env: {A: last}\n", "web"))
+				synctest.Wait()
+				if _, err := w.agent.Approve(t.Context(), moved); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				w.src.stall(nil)
+				close(answer)
+				s := w.status()
+				if follows && (s.Sync != report.Synced || s.Applied.Commit != last) {
+					t.Errorf("status %+v", s)
+				}
+				if !follows && (s.Sync != report.Blocked || s.Accepted.Commit != moved) {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
 }

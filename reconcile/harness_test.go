@@ -76,6 +76,13 @@ func (s *memSource) fail(err error) {
 	s.err = err
 }
 
+// stall makes Fetch and Descends wait for answer; nil: not any more.
+func (s *memSource) stall(answer chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hang = answer
+}
+
 // looks returns how often Fetch was called.
 func (s *memSource) looks() int {
 	s.mu.Lock()

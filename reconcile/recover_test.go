@@ -124,6 +124,32 @@ func TestRebootWithoutStateAndNetwork(t *testing.T) {
 	})
 }
 
+// Also where the branch is moved before the state that was lost could be made anew.
+func TestMovedWhileStateWasLost(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		kept := w.push(containers("", "db", "web"))
+		w.start()
+		w.wantRunning("db", "web")
+		w.stop()
+		if err := os.RemoveAll(w.dir); err != nil {
+			t.Fatal(err)
+		}
+		w.src.push("", containers("  env: {A: moved}\n", "db", "web"))
+		other, err := New(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := other.Preview(t.Context()); err != nil || p.Blocked == nil || p.Blocked.Reason != "MovedBranch" {
+			t.Errorf("preview: %+v, %v", p, err)
+		}
+		w.start()
+		defer w.stop()
+		if s := w.status(); s.Sync != report.Blocked || s.Reason != "MovedBranch" || s.Accepted.Commit != kept {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 func TestRestartedAgentRecordsNothingNew(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.push(containers("", "web"))

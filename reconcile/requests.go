@@ -189,14 +189,14 @@ func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
 		return report.Plan{}, err
 	}
 	l := newLoop(a, kept.State, key)
-	got := a.look(ctx, "", l.state.AcceptedRevision.Commit)
-	if err = cmp.Or(got.err, got.rejected); err != nil {
-		return report.Plan{}, err
-	}
 	if l.observed, err = a.cfg.Runtime.List(ctx); err != nil {
 		return report.Plan{}, err
 	}
 	l.recoverAccepted()
+	got := a.look(ctx, "", l.state.AcceptedRevision.Commit)
+	if err = cmp.Or(got.err, got.rejected); err != nil {
+		return report.Plan{}, err
+	}
 	l.loaded(got.set, got.ancestry)
 	return report.PlanOf(l.preview(time.Now())), nil
 }

@@ -61,6 +61,14 @@ func (s *memSource) push(parent string, files map[string]string) string {
 	return commit
 }
 
+// back makes the branch what it was one commit before.
+func (s *memSource) back() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commits = append(s.commits, s.commits[len(s.commits)-2])
+	s.hints <- struct{}{}
+}
+
 func (s *memSource) head() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"reconciler/manifest"
 	"reconciler/reconcile/plan"
 	"reconciler/runtime"
 )
@@ -74,6 +75,16 @@ func (l *loop) setImageDigest(ref, digest string) {
 	}
 	l.state.ImageDigests[ref] = digest
 	l.dirty = true
+}
+
+// dropImageDigests forgets what references meant that are not in set.
+func (l *loop) dropImageDigests(set *manifest.Set) {
+	used := map[string]bool{}
+	for _, w := range set.Workloads {
+		used[w.Spec.Image] = true
+	}
+	l.state.ImageDigests = maps.Clone(l.state.ImageDigests) // as in setImageDigest
+	maps.DeleteFunc(l.state.ImageDigests, func(ref, _ string) bool { return !used[ref] })
 }
 
 // collect takes away images that nobody needs, in the background. What runs now, and what ran in the generation before,

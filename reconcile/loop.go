@@ -54,12 +54,16 @@ func newLoop(a *Agent, state journal.State, key []byte) *loop {
 	if histories == nil {
 		histories = map[manifest.Name]plan.History{}
 	}
-	return &loop{
+	l := &loop{
 		a: a, cfg: a.cfg, log: a.cfg.Logger, state: state, histories: histories,
 		exec:    newExecutor(a),
 		flights: map[manifest.Name]*flight{}, warnings: map[string]string{},
 		secrets: newSecretReader(key),
 	}
+	if set := state.Accepted; set != nil && state.Applied.Commit == set.Revision.Commit && sameSet(state.LastGood, set) {
+		l.settled = set.Revision.Commit + journal.ResultApplied // by an agent before this one
+	}
+	return l
 }
 
 // open has l write to store, and tell of what was damaged there.
@@ -226,6 +230,7 @@ func (l *loop) accept(set *manifest.Set) {
 	l.blocked, l.settled = "", ""
 	l.dirty = true
 	l.dropHistories(set)
+	l.dropImageDigests(set)
 	l.record(journal.Record{Type: journal.TypeAccepted, Commit: set.Revision.Commit, Revision: &set.Revision})
 }
 
@@ -268,9 +273,6 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	}
 	l.settled = commit + result
 	if result == journal.ResultApplied {
-		if l.state.Applied.Commit == commit && sameSet(l.state.LastGood, set) {
-			return false // known from before the agent was started
-		}
 		l.state.Applied, l.state.LastGood = set.Revision, set
 		l.keepImages()
 		l.dirty = true

@@ -1,7 +1,10 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -395,5 +398,77 @@ func TestAtMostAShareIsReplacedAtATime(t *testing.T) {
 			fn()
 		}
 		w.wantRunning(names...)
+	})
+}
+
+// What a commit came to stays in history: a crash later on, with an agent that was started anew, is not the commit's.
+func TestAppliedStaysApplied(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		w.wantRunning("web")
+		for range 3 {
+			w.rt.Exit(w.idOf("web"), 1)
+			synctest.Wait()
+		}
+		if r := w.row("web"); r.Reason != "CrashLoopBackOff" {
+			t.Fatalf("web %+v", r)
+		}
+		w.stop()
+		w.start()
+		defer w.stop()
+		if h := w.history(); len(h) != 1 || h[0].Result != journal.ResultApplied {
+			t.Errorf("history %+v", h)
+		}
+	})
+}
+
+// Going back to what was applied last is a commit of its own, with an end of its own.
+func TestTakenBackIsApplied(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		good := w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		w.rt.Fail(fake.OpPrepare, rtName("web"), -1, errors.New("registry is down"))
+		w.push(containers("  env: {A: b}\n", "web"))
+		if h := w.history(); h[0].Result != journal.ResultFailed {
+			t.Fatalf("history %+v", h)
+		}
+		w.src.back()
+		if _, err := w.agent.Approve(t.Context(), good); err != nil {
+			t.Fatal(err)
+		}
+		if h := w.history(); len(h) != 3 || h[0].Revision != good || h[0].Result != journal.ResultApplied {
+			t.Errorf("history %+v", h)
+		}
+	})
+}
+
+// Each tag that was ever pulled Always is not remembered, nor its image kept, for ever.
+func TestPulledAlwaysIsForgotten(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		var kept []string
+		w.cfg.Collect = func(_ context.Context, keep []string) error {
+			kept = keep
+			return nil
+		}
+		for i := range 10 {
+			ref := fmt.Sprintf("registry.example.com/web:%d", i)
+			w.rt.SetImageDigest(ref, fmt.Sprintf("sha256:%d", i))
+			w.push(map[string]string{"web.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: web}\n" +
+				"spec: {image: \"" + ref + "\", imagePullPolicy: Always, network: none}\n"})
+			if i == 0 {
+				w.start()
+				defer w.stop()
+			}
+			w.wantRunning("web")
+		}
+		if want := []string{"sha256:8", "sha256:9"}; !slices.Equal(kept, want) {
+			t.Errorf("kept %q, want %q", kept, want)
+		}
+		if v := w.view(); len(v.State.ImageDigests) != 1 {
+			t.Errorf("remembered %v", v.State.ImageDigests)
+		}
 	})
 }

@@ -32,6 +32,7 @@ type Agent struct {
 	view     atomic.Pointer[report.View]
 	store    atomic.Pointer[journal.Store]
 	events   broadcaster
+	telling  sync.Mutex // held while records are written and told of, so that Follow has each of them once
 	counters counters
 }
 
@@ -161,9 +162,17 @@ func (a *Agent) Records() ([]journal.Record, error) {
 	return store.Records()
 }
 
-// Events returns a channel of what happens from now on, closed when ctx ends or the agent stops. A reader that does not
-// keep up misses some.
-func (a *Agent) Events(ctx context.Context) <-chan report.Event { return a.events.subscribe(ctx) }
+// Follow returns what the journal holds, oldest first, and a channel of what happens from then on, closed when ctx ends
+// or the agent stops. A reader that does not keep up misses some.
+func (a *Agent) Follow(ctx context.Context) ([]journal.Record, <-chan report.Event, error) {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	records, err := a.Records()
+	if err != nil {
+		return nil, nil, err
+	}
+	return records, a.events.subscribe(ctx), nil
+}
 
 // Counters returns the numbers for metrics, as of now.
 func (a *Agent) Counters() Counters {

@@ -29,8 +29,8 @@ type fetched struct {
 	set      *manifest.Set // nil where the commit was known before
 	ancestry plan.Ancestry // of rev to since
 	since    string        // the commit that was in force when the look began
-	rejected error // the commit cannot be used
-	err      error // the source cannot be read
+	rejected error         // the commit cannot be used
+	err      error         // the source cannot be read
 }
 
 // startFetch looks at the source if it is time, in a goroutine of its own.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type loop struct {
 	state     journal.State // as it should be on disk
 	dirty     bool
 	records   []journal.Record // to be written at the end of the turn
+	unwritten []journal.Record // of earlier turns, which could not be written
 	answers   []answered
 	histories map[manifest.Name]plan.History
 
@@ -309,23 +311,38 @@ func (l *loop) flush() {
 		}
 	}
 	l.note("write state", err)
-	if len(l.records) > 0 {
-		durable := false
-		for _, r := range l.records {
-			durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited
-		}
-		l.note("write journal", l.store.Append(durable, l.records...))
-		for _, r := range l.records {
-			if e, ok := report.EventOf(r); ok {
-				l.a.events.send(e)
-			}
-		}
-		l.records = nil
-	}
+	l.writeRecords()
 	for _, answer := range l.answers {
 		answer.to <- answer.err
 	}
 	l.answers = nil
+}
+
+// maxUnwritten bounds the records that wait for a disk that takes them; the oldest go first.
+const maxUnwritten = 1000
+
+func (l *loop) writeRecords() {
+	records := slices.Concat(l.unwritten, l.records)
+	if len(records) == 0 {
+		return
+	}
+	durable := false
+	for _, r := range records {
+		durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited
+	}
+	l.a.telling.Lock()
+	defer l.a.telling.Unlock()
+	err := l.store.Append(durable, records...)
+	l.note("write journal", err)
+	if l.unwritten = nil; err != nil {
+		l.unwritten = records[max(0, len(records)-maxUnwritten):]
+	}
+	for _, r := range l.records {
+		if e, ok := report.EventOf(r); ok {
+			l.a.events.send(e)
+		}
+	}
+	l.records = nil
 }
 
 // note keeps a warning as long as its cause lasts.

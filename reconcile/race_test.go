@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"reconciler/reconcile/report"
 	"reconciler/runtime"
 	"reconciler/runtime/fake"
 )
@@ -102,4 +103,48 @@ func TestLimiterGivesNoPlaceToWhoWasToldToEnd(t *testing.T) {
 	if err := l.acquire(t.Context()); err != nil || l.inUse != 1 {
 		t.Errorf("%v, %d in use", err, l.inUse)
 	}
+}
+
+// Whoever follows has each record once: from the journal, or as it happens.
+func TestFollowedOnce(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		w.start()
+		w.wantRunning("web")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		const rounds = 50
+		turned := make(chan error)
+		go func() {
+			var err error
+			for range rounds {
+				err = errors.Join(err, w.agent.Suspend(ctx), w.agent.Resume(ctx))
+			}
+			turned <- err
+		}()
+		for range 20 {
+			records, live, err := w.agent.Follow(ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			verbs := 0
+			for _, e := range report.EventsOf(records, nil) {
+				if e.Reason == "Suspended" || e.Reason == "Resumed" {
+					verbs++
+				}
+			}
+			defer func() {
+				for range live {
+					verbs++
+				}
+				if verbs != 2*rounds {
+					t.Errorf("%d of %d", verbs, 2*rounds)
+				}
+			}()
+		}
+		if err := <-turned; err != nil {
+			t.Error(err)
+		}
+		w.stop() // ends what is followed
+	})
 }

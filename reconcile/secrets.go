@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"reconciler/manifest"
+	"reconciler/runtime/atomicfile"
 )
 
 // maxSecretFile bounds what is read of one secret file, as the runtime's copy in memory is bounded.
@@ -42,17 +43,9 @@ func secretKey(path string) ([]byte, error) {
 		return key, err
 	}
 	key = make([]byte, sha256.Size)
-	_, _ = rand.Read(key)                                          // never fails
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".secret.key.*") // mode 0600
-	if err != nil {
+	_, _ = rand.Read(key) // never fails
+	if err = atomicfile.WriteDurable(path, key, 0o600); err != nil {
 		return nil, fmt.Errorf("write secret key: %w", err)
-	}
-	_, err = tmp.Write(key)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("write secret key: %w", err), os.Remove(tmp.Name()))
 	}
 	return key, nil
 }

@@ -121,7 +121,10 @@ func TestChangedSecretIsSeenAtOnce(t *testing.T) {
 	<-w.agent.Ready()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	events := w.agent.Events(ctx)
+	_, events, err := w.agent.Follow(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	await := func(what string) {
 		t.Helper()
 		for e := range events {

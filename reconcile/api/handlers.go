@@ -9,6 +9,7 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/reconcile"
+	"reconciler/reconcile/journal"
 	"reconciler/reconcile/report"
 )
 
@@ -103,11 +104,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	follow := r.URL.Query().Has("follow")
+	var records []journal.Record
 	var live <-chan report.Event
-	if follow { // before the journal is read, so that nothing falls between
-		live = s.agent.Events(r.Context())
+	if follow {
+		records, live, err = s.agent.Follow(r.Context())
+	} else {
+		records, err = s.agent.Records()
 	}
-	records, err := s.agent.Records()
 	if err != nil {
 		writeError(w, err)
 		return
@@ -120,20 +123,18 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		extendWrite(w)
 		return out.Encode(e) == nil
 	}
-	var last time.Time
 	for _, e := range report.EventsOf(records, name) {
 		if !send(e) {
 			return
 		}
-		last = e.Time
 	}
 	_ = flush.Flush()
 	if !follow {
 		return
 	}
 	for e := range live {
-		if name != nil && (e.Name == nil || *e.Name != *name) || !e.Time.After(last) {
-			continue // the journal had it already
+		if name != nil && (e.Name == nil || *e.Name != *name) {
+			continue
 		}
 		if !send(e) || flush.Flush() != nil {
 			return

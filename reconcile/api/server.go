@@ -29,7 +29,7 @@ import (
 type Agent interface {
 	View(ctx context.Context) (report.View, error)
 	Records() ([]journal.Record, error)
-	Events(ctx context.Context) <-chan report.Event
+	Follow(ctx context.Context) ([]journal.Record, <-chan report.Event, error)
 	Counters() reconcile.Counters
 	Plan(ctx context.Context) (report.Plan, error)
 	Sync(ctx context.Context) (reconcile.SyncResult, error)

@@ -2,37 +2,22 @@ package journal
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 )
 
-// writeDurable replaces the file at path with data: temp file, fsync, rename, fsync of the directory.
-func writeDurable(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
+// sweepTemporary takes away what a process that was killed in the middle of a write has left. The caller holds the lock.
+func sweepTemporary(dir string) error {
+	var errs []error
+	for _, pattern := range []string{".state.json.*.tmp", "sets/.*.tmp", "journal/.*.tmp"} {
+		left, err := filepath.Glob(filepath.Join(dir, pattern))
+		errs = append(errs, err)
+		for _, path := range left {
+			errs = append(errs, os.Remove(path))
+		}
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // gone already after the rename
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(errs...)
 }
 
 // keepPrevious makes path+".bak" the present file at path, without a moment in which either is missing.

@@ -337,3 +337,93 @@ func TestLock(t *testing.T) {
 	}
 	open(t, dir)
 }
+
+// What is appended is written whole or not at all, so that it may be appended again; and a segment that cannot be
+// finished, or history that cannot be folded, is no reason to write nothing ever after.
+func TestFailedAppendIsAppendedAgain(t *testing.T) {
+	dir := t.TempDir()
+	s, _, err := openSegments(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.close() }()
+	s.limit = 300 // three records
+	note := func(i int) []Record { return []Record{{Time: at(i), Type: TypeNote, Message: fmt.Sprint(i)}} }
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	failures := 0
+	for i := range 60 {
+		real := s.file
+		if i%2 == 1 {
+			s.file = full
+			if err := s.append(true, note(i)); err == nil {
+				t.Fatal("a full disk took a record")
+			}
+			if _, err := s.file.Stat(); err != nil || s.file != full {
+				t.Fatalf("there is nothing to write to any more: %v", err)
+			}
+			s.file = real
+		}
+		if i == 10 { // before anything was: nothing can be folded
+			if err := os.MkdirAll(filepath.Join(dir, foldedName, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for err = s.append(true, note(i)); err != nil; err = s.append(true, note(i)) {
+			if failures++; failures > 60 {
+				t.Fatal(err)
+			}
+		}
+		if i == 40 {
+			if err := os.RemoveAll(filepath.Join(dir, foldedName)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if failures == 0 {
+		t.Error("nothing failed")
+	}
+	numbers, err := listSegments(dir)
+	if err != nil || len(numbers) != maxSegments {
+		t.Errorf("%d segments, %v", len(numbers), err)
+	}
+	records, _, err := readSegments(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range records {
+		if want := fmt.Sprint(60 - len(records) + i); r.Message != want {
+			t.Fatalf("record %d is %s, want %s", i, r.Message, want)
+		}
+	}
+}
+
+// A process that is killed in the middle of a write leaves its temporary file: no two of them pile up.
+func TestTemporaryFilesGo(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := s.Save(sampleState()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	left := []string{".state.json.1.tmp", "sets/.abc.json.2.tmp", "journal/.folded.jsonl.3.tmp"}
+	for _, name := range left {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir)
+	if len(s.Notes()) != 0 || s.State().Node != "edge-1" || s.State().Accepted == nil {
+		t.Errorf("%+v, %q", s.State(), s.Notes())
+	}
+	for _, name := range left {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+}

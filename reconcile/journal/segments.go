@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"reconciler/runtime/atomicfile"
 )
 
 // The journal's bound: maxSegments files of about segmentSize bytes, and the folded history of what was dropped.
@@ -117,6 +119,7 @@ func readSegments(dir string) ([]Record, []string, error) {
 	return all, notes, nil
 }
 
+// append writes records at the end: all of them or, with an error, none.
 func (s *segments) append(durable bool, records []Record) error {
 	var buf []byte
 	var err error
@@ -130,30 +133,36 @@ func (s *segments) append(durable bool, records []Record) error {
 			return fmt.Errorf("rotate journal: %w", err)
 		}
 	}
-	if _, err := s.file.WriteAt(buf, s.size); err != nil {
-		// Half a record must not stay in front of the next one: a full disk ends, the journal goes on.
+	_, err = s.file.WriteAt(buf, s.size)
+	if err == nil && durable {
+		err = s.file.Sync()
+	}
+	if err != nil {
+		// Nothing of it stays in front of the next record, which may be the same: a full disk ends, the journal goes on.
 		return errors.Join(fmt.Errorf("write journal: %w", err), s.file.Truncate(s.size))
 	}
 	s.size += int64(len(buf))
 	s.written += int64(len(buf))
-	if durable {
-		if err := s.file.Sync(); err != nil {
-			return fmt.Errorf("sync journal: %w", err)
-		}
-	}
 	return nil
 }
 
-// rotate begins the next segment and folds the oldest ones away.
+// rotate begins the next segment and folds the oldest ones away. Where that fails there still is one to write to.
 func (s *segments) rotate() error {
+	if err := s.file.Sync(); err != nil {
+		return err
+	}
 	next, err := os.OpenFile(segmentPath(s.dir, s.number+1), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(s.file.Sync(), s.file.Close(), syncDir(s.dir)); err != nil {
+	if err = atomicfile.SyncDir(s.dir); err != nil {
 		return errors.Join(err, next.Close())
 	}
+	full := s.file
 	s.file, s.number, s.size = next, s.number+1, 0
+	if err = full.Close(); err != nil {
+		return err
+	}
 	numbers, err := listSegments(s.dir)
 	if err != nil {
 		return err
@@ -190,7 +199,7 @@ func (s *segments) fold(n int) error {
 	}
 	slices.Reverse(lines)
 	buf := bytes.Join(lines, nil)
-	if err := writeDurable(filepath.Join(s.dir, foldedName), buf); err != nil {
+	if err := atomicfile.WriteDurable(filepath.Join(s.dir, foldedName), buf, 0o600); err != nil {
 		return err
 	}
 	s.written += int64(len(buf))

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"reconciler/manifest"
+	"reconciler/runtime/atomicfile"
 )
 
 // Store is the open state directory of one agent. Its methods may be called concurrently.
@@ -55,6 +56,9 @@ func Open(dir string) (*Store, error) {
 }
 
 func (s *Store) load() error {
+	if err := sweepTemporary(s.dir); err != nil {
+		s.notes = append(s.notes, "cannot tidy the state directory: "+err.Error())
+	}
 	state, notes, err := loadState(s.dir, func(path string) string {
 		to := path + ".corrupt"
 		if err := os.Rename(path, to); err != nil {
@@ -65,7 +69,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	s.state, s.notes = state, notes
+	s.state, s.notes = state, append(s.notes, notes...)
 	s.last, _ = os.ReadFile(statePath(s.dir)) // only spares a write
 	log, more, err := openSegments(logDir(s.dir))
 	if err != nil {
@@ -129,7 +133,7 @@ func (s *Store) Save(st State) error {
 	if err := keepPrevious(statePath(s.dir)); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	if err := writeDurable(statePath(s.dir), data); err != nil {
+	if err := atomicfile.WriteDurable(statePath(s.dir), data, 0o600); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	s.state, s.last = st, data
@@ -151,7 +155,7 @@ func (s *Store) saveSet(set *manifest.Set) (string, error) {
 	}
 	digest := setDigest(data)
 	if _, err := os.Stat(setPath(s.dir, digest)); errors.Is(err, fs.ErrNotExist) {
-		if err := writeDurable(setPath(s.dir, digest), data); err != nil {
+		if err := atomicfile.WriteDurable(setPath(s.dir, digest), data, 0o600); err != nil {
 			return "", fmt.Errorf("save set: %w", err)
 		}
 		s.written += int64(len(data))

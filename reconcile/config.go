@@ -73,10 +73,9 @@ type Config struct {
 
 // The defaults of Config.
 const (
-	DefaultInterval       = 30 * time.Second
-	DefaultImageInterval  = time.Hour
-	DefaultMaxUnavailable = 25
-	startsPerCPU          = 2
+	DefaultInterval      = 30 * time.Second
+	DefaultImageInterval = time.Hour
+	startsPerCPU         = 2
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -95,9 +94,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.ImageInterval == 0 {
 		c.ImageInterval = DefaultImageInterval
-	}
-	if c.MaxUnavailable == 0 {
-		c.MaxUnavailable = DefaultMaxUnavailable
 	}
 	if c.Starts <= 0 {
 		c.Starts = startsPerCPU * goruntime.NumCPU()

@@ -14,7 +14,6 @@ type Counters struct {
 	Reconciles        map[string]uint64 // by result: ok, error
 	ReconcileSeconds  Histogram
 	Fetches           map[string]uint64 // by result: changed, unchanged, failed, rejected
-	LastApplied       time.Time
 	Restarts          map[RestartKey]uint64
 	Drift             uint64
 	GuardBlocked      uint64

@@ -275,10 +275,9 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	}
 	l.settled = commit + result
 	if result == journal.ResultApplied {
-		l.state.Applied, l.state.LastGood = set.Revision, set
+		l.state.Applied, l.state.LastGood, l.state.AppliedAt = set.Revision, set, time.Now().UTC()
 		l.keepImages()
 		l.dirty = true
-		l.a.counters.add(func(c *Counters) { c.LastApplied = time.Now() })
 	}
 	l.record(journal.Record{Type: journal.TypeSettled, Commit: commit, Result: result, Message: message})
 	l.log.Info("commit settled", "commit", set.Revision.Short(), "result", result, "message", message)

@@ -380,25 +380,31 @@ func TestFailedDependencyHoldsDependent(t *testing.T) {
 }
 
 func TestAtMostAShareIsReplacedAtATime(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
-		w.push(containers("", names...))
-		w.start()
-		defer w.stop()
-		w.wantRunning(names...)
-		release := make([]func(), 0, len(names))
-		for _, n := range names {
-			release = append(release, w.rt.Pause(fake.OpStart, rtName(n)))
-		}
-		w.push(containers("  env: {A: b}\n", names...))
-		if n := len(w.running()); n != 6 { // 25 % of 8 may be down
-			t.Errorf("%d of 8 run during the update, want 6", n)
-		}
-		for _, fn := range release {
-			fn()
-		}
-		w.wantRunning(names...)
-	})
+	names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+	for share, want := range map[int]int{0: 7, 25: 6, 100: 0} { // one may always be down
+		run(t, func(t *testing.T, w *world) { replacedAtATime(t, w, names, share, want) })
+	}
+}
+
+func replacedAtATime(t *testing.T, w *world, names []string, share, want int) {
+	t.Helper()
+	w.cfg.MaxUnavailable = share
+	w.push(containers("", names...))
+	w.start()
+	defer w.stop()
+	w.wantRunning(names...)
+	release := make([]func(), 0, len(names))
+	for _, n := range names {
+		release = append(release, w.rt.Pause(fake.OpStart, rtName(n)))
+	}
+	w.push(containers("  env: {A: b}\n", names...))
+	if n := len(w.running()); n != want {
+		t.Errorf("%d of 8 run during the update with %d %%, want %d", n, share, want)
+	}
+	for _, fn := range release {
+		fn()
+	}
+	w.wantRunning(names...)
 }
 
 // What a commit came to stays in history: a crash later on, with an agent that was started anew, is not the commit's.

@@ -217,7 +217,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		`reconciler_build_info{goversion="go`, `reconciler_app_info{health="Healthy",name="default/web",sync="Synced"} 1`,
 		`reconciler_reconcile_total{result="ok"}`, "reconciler_reconcile_duration_seconds_bucket", `reconciler_source_fetch_total{result="changed"} 1`,
-		"reconciler_last_applied_timestamp_seconds 1", "reconciler_drift_detected_total 0", "reconciler_rollback_total 0",
+		"reconciler_last_applied_timestamp_seconds 1", "reconciler_drift_detected_total 0",
 		"reconciler_guard_blocked_total 0", "reconciler_image_pull_bytes_total", "reconciler_state_bytes_written_total",
 	} {
 		if !strings.Contains(string(body), want) {

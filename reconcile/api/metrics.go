@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"reconciler/reconcile"
 	"reconciler/reconcile/report"
 )
 
@@ -20,7 +19,7 @@ type collector struct {
 	version string
 
 	buildInfo, appInfo, reconciles, reconcileSeconds, fetches, lastApplied *prometheus.Desc
-	restarts, drift, rollbacks, blocked, pulled, written                   *prometheus.Desc
+	restarts, drift, blocked, pulled, written                              *prometheus.Desc
 }
 
 func newCollector(agent Agent, version string) *collector {
@@ -34,10 +33,9 @@ func newCollector(agent Agent, version string) *collector {
 		reconciles:       desc("reconcile_total", "Looks at what should run and what does, by result.", "result"),
 		reconcileSeconds: desc("reconcile_duration_seconds", "How long a look took, steps apart."),
 		fetches:          desc("source_fetch_total", "Looks at the source, by result.", "result"),
-		lastApplied:      desc("last_applied_timestamp_seconds", "When a commit was last applied; 0: not since the agent was started."),
+		lastApplied:      desc("last_applied_timestamp_seconds", "When a commit was last applied; 0: never."),
 		restarts:         desc("container_restarts_total", "Restarts of containers that ended by themselves.", "name", "reason"),
 		drift:            desc("drift_detected_total", "Containers found other than they were left."),
-		rollbacks:        desc("rollback_total", "Updates that were taken back."),
 		blocked:          desc("guard_blocked_total", "Commits that a guard stopped."),
 		pulled:           desc("image_pull_bytes_total", "Bytes of images brought here."),
 		written:          desc("state_bytes_written_total", "Bytes written to the state directory."),
@@ -48,7 +46,7 @@ func newCollector(agent Agent, version string) *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.buildInfo, c.appInfo, c.reconciles, c.reconcileSeconds, c.fetches, c.lastApplied,
-		c.restarts, c.drift, c.rollbacks, c.blocked, c.pulled, c.written,
+		c.restarts, c.drift, c.blocked, c.pulled, c.written,
 	} {
 		ch <- d
 	}
@@ -72,32 +70,29 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for result, v := range n.Fetches {
 		counter(c.fetches, float64(v), result)
 	}
-	gauge(c.lastApplied, seconds(n))
 	for key, v := range n.Restarts {
 		counter(c.restarts, float64(v), key.Name.String(), key.Reason)
 	}
 	counter(c.drift, float64(n.Drift))
-	counter(c.rollbacks, 0)
 	counter(c.blocked, float64(n.GuardBlocked))
 	counter(c.pulled, float64(n.ImagePullBytes))
 	counter(c.written, float64(n.StateBytesWritten))
-	c.apps(gauge)
+	c.view(gauge)
 }
 
-func seconds(n reconcile.Counters) float64 {
-	if n.LastApplied.IsZero() {
-		return 0
-	}
-	return float64(n.LastApplied.UnixMilli()) / 1000
-}
-
-func (c *collector) apps(gauge func(*prometheus.Desc, float64, ...string)) {
+// view sends what is known from the last look rather than counted.
+func (c *collector) view(gauge func(*prometheus.Desc, float64, ...string)) {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
 	v, err := c.agent.View(ctx)
 	if err != nil {
 		return // the agent is starting or stopping
 	}
+	applied := 0.0
+	if at := v.State.AppliedAt; !at.IsZero() {
+		applied = float64(at.UnixMilli()) / 1000
+	}
+	gauge(c.lastApplied, applied)
 	sync := report.StatusOf(v).Sync
 	for _, row := range report.Rows(v, false) {
 		gauge(c.appInfo, 1, row.FullName().String(), sync, row.Health)

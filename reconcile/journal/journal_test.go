@@ -225,6 +225,7 @@ func TestStateRoundTrip(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	want := sampleState()
+	want.AppliedAt = at(7)
 	if err := s.Save(want); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"reconciler/manifest"
 	"reconciler/reconcile/plan"
@@ -30,8 +31,9 @@ type State struct {
 	LastGood *manifest.Set
 	// AcceptedRevision stays known where the file of the accepted set was damaged.
 	AcceptedRevision manifest.Revision
-	// Applied is the last revision whose every step was done.
-	Applied manifest.Revision
+	// Applied is the last revision whose every step was done; AppliedAt is when that was.
+	Applied   manifest.Revision
+	AppliedAt time.Time
 	// Rejected is the last revision that could not be used, with the reason; zero once a later one could.
 	Rejected Rejection
 	// Approved are commits that somebody let through, oldest first.
@@ -68,6 +70,7 @@ type stateBody struct {
 	LastGood         string                         `json:"lastGood,omitempty"`
 	AcceptedRevision manifest.Revision              `json:"acceptedRevision,omitzero"`
 	Applied          manifest.Revision              `json:"applied,omitzero"`
+	AppliedAt        time.Time                      `json:"appliedAt,omitzero"`
 	Rejected         Rejection                      `json:"rejected,omitzero"`
 	Approved         []string                       `json:"approved,omitempty"`
 	Suspended        bool                           `json:"suspended,omitempty"`
@@ -82,7 +85,7 @@ type stateBody struct {
 // body returns what of s is in state.json, but for the digests of its sets.
 func (s State) body() stateBody {
 	b := stateBody{
-		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, Rejected: s.Rejected, Approved: s.Approved,
+		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, AppliedAt: s.AppliedAt, Rejected: s.Rejected, Approved: s.Approved,
 		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, ImageDigests: s.ImageDigests,
 		Images: s.Images, PreviousImages: s.PreviousImages,
 	}
@@ -173,7 +176,7 @@ func loadState(dir string, aside func(path string) string) (State, []string, err
 
 func fromBody(dir string, body stateBody, notes []string, aside func(string) string) (State, []string, error) {
 	s := State{
-		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, Rejected: body.Rejected,
+		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, AppliedAt: body.AppliedAt, Rejected: body.Rejected,
 		Approved: body.Approved, Suspended: body.Suspended, Down: body.Down, Node: body.Node,
 		Histories: body.Histories, ImageDigests: body.ImageDigests,
 		Images: body.Images, PreviousImages: body.PreviousImages,

@@ -36,19 +36,19 @@ func TestFullDiskLosesNoRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		fill := filepath.Join(dir, "fill")
-		if err := os.WriteFile(fill, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		if err = os.WriteFile(fill, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 			t.Fatalf("the disk is not full: %v", err)
 		}
 		const rounds = 40 // more than fit into what the journal's last block has left
 		for range rounds {
-			if err := errors.Join(w.agent.Suspend(t.Context()), w.agent.Resume(t.Context())); err != nil {
+			if err = errors.Join(w.agent.Suspend(t.Context()), w.agent.Resume(t.Context())); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if s := w.status(); !strings.Contains(strings.Join(s.Warnings, ";"), "cannot write journal") {
 			t.Errorf("warnings %q", s.Warnings)
 		}
-		if err := os.Remove(fill); err != nil {
+		if err = os.Remove(fill); err != nil {
 			t.Fatal(err)
 		}
 		after(time.Minute)

@@ -103,8 +103,8 @@ func revisionText(r *report.Revision, now time.Time) string {
 	if r.Author != "" {
 		text += " by " + r.Author
 	}
-	if !r.Time.IsZero() {
-		text += ", " + age(now, r.Time) + " ago"
+	if r.Time != nil {
+		text += ", " + age(now, *r.Time) + " ago"
 	}
 	return text
 }

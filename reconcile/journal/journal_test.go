@@ -360,16 +360,16 @@ func TestFailedAppendIsAppendedAgain(t *testing.T) {
 		real := s.file
 		if i%2 == 1 {
 			s.file = full
-			if err := s.append(true, note(i)); err == nil {
+			if err = s.append(true, note(i)); err == nil {
 				t.Fatal("a full disk took a record")
 			}
-			if _, err := s.file.Stat(); err != nil || s.file != full {
+			if _, err = s.file.Stat(); err != nil || s.file != full {
 				t.Fatalf("there is nothing to write to any more: %v", err)
 			}
 			s.file = real
 		}
 		if i == 10 { // before anything was: nothing can be folded
-			if err := os.MkdirAll(filepath.Join(dir, foldedName, "x"), 0o700); err != nil {
+			if err = os.MkdirAll(filepath.Join(dir, foldedName, "x"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -129,7 +129,7 @@ func (s *segments) append(durable bool, records []Record) error {
 		}
 	}
 	if s.size > 0 && s.size+int64(len(buf)) > s.limit {
-		if err := s.rotate(); err != nil {
+		if err = s.rotate(); err != nil {
 			return fmt.Errorf("rotate journal: %w", err)
 		}
 	}

@@ -29,10 +29,10 @@ type Status struct {
 
 // Revision is a commit as status shows it.
 type Revision struct {
-	Commit  string    `json:"commit"`
-	Author  string    `json:"author"`
-	Subject string    `json:"subject"`
-	Time    time.Time `json:"time"`
+	Commit  string     `json:"commit"`
+	Author  string     `json:"author"`
+	Subject string     `json:"subject"`
+	Time    *time.Time `json:"time"` // null where there is none, as of a directory
 }
 
 // LastFetch is how the last look at the source went.
@@ -188,7 +188,7 @@ func revisionOrNil(r manifest.Revision) *Revision {
 	if r.Commit == "" {
 		return nil
 	}
-	return &Revision{Commit: r.Commit, Author: r.Author, Subject: r.Subject, Time: r.Time}
+	return &Revision{Commit: r.Commit, Author: r.Author, Subject: r.Subject, Time: timeOrNil(r.Time)}
 }
 
 func orElse(s, other string) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -254,4 +255,32 @@ func TestWithoutRoot(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", verb, cmd.ProcessState.ExitCode(), out)
 		}
 	}
+}
+
+// What a sync without an agent is about to make is not taken away beside it: it would come back.
+func TestDownBesideASync(t *testing.T) {
+	s := newServer(t)
+	hangs, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hangs.Close() }()
+	repo := repository(t, sourcetest.Files{"a.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: a}\n" +
+		"spec: {image: \"" + hangs.Addr().String() + "/a:1\", network: none}\n"})
+	sync := exec.Command(s.bin, "sync", "--repo", repo.Bare, "--timeout", "10m")
+	sync.Env = s.env
+	if err = sync.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pulls, err := hangs.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := s.do("down"); r.code != 1 || !strings.Contains(r.err, fmt.Sprintf("pid %d", sync.Process.Pid)) || !strings.Contains(r.err, "hint: wait") {
+		t.Errorf("down: status %d\n%s", r.code, r.err)
+	}
+	if err = errors.Join(sync.Process.Signal(syscall.SIGTERM), pulls.Close()); err != nil {
+		t.Error(err)
+	}
+	_ = sync.Wait() // it was told to end
 }

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"reconciler/reconcile/journal"
 )
 
 type downOptions struct{ volumes, yes bool }
@@ -53,6 +56,14 @@ func (a *app) runDown(ctx context.Context, opts downOptions) error {
 		}
 	case !errors.Is(err, errNoAgent):
 		return err
+	default:
+		// A sync without an agent, or an agent that is just starting, would make anew what is taken away.
+		held, err := journal.Lock(a.set.stateDir)
+		if err == nil {
+			defer func() { _ = held.Close() }()
+		} else if !errors.Is(err, fs.ErrNotExist) { // without a state directory there is nobody
+			return withHint(err, "wait until that one has ended, or stop it")
+		}
 	}
 	list, err := rt.List(ctx)
 	if err != nil {

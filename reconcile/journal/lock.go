@@ -31,6 +31,10 @@ func (e *LockedError) Hint() string {
 	return "stop that one, or give this one its own --state-dir, --run-dir and --instance"
 }
 
+// Lock takes the state directory without reading it, for who works on the containers where no agent runs: closing gives
+// it up. It fails with *LockedError if another process has it.
+func Lock(dir string) (io.Closer, error) { return lock(dir) }
+
 // lock takes dir/agent.lock with flock(2), which the kernel gives up when the process ends, however it ends.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -195,5 +194,3 @@ func (a *Agent) setActivity(name manifest.Name, change func(*report.Activity)) {
 	change(&w)
 	a.work[name] = w
 }
-
-func lostError(what string, err error) string { return fmt.Sprintf("cannot %s: %v", what, err) }

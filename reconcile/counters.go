@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +57,7 @@ func (c *counters) observe(took time.Duration, result string) {
 		h := &n.ReconcileSeconds
 		h.Count++
 		h.Sum += took.Seconds()
-		for _, bound := range slices.Collect(maps.Keys(h.Buckets)) {
+		for bound := range h.Buckets {
 			if took.Seconds() <= bound {
 				h.Buckets[bound]++
 			}

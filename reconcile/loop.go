@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -350,7 +351,7 @@ func (l *loop) note(what string, err error) {
 		delete(l.warnings, what)
 		return
 	}
-	if text := lostError(what, err); l.warnings[what] != text {
+	if text := fmt.Sprintf("cannot %s: %v", what, err); l.warnings[what] != text {
 		l.warnings[what] = text
 		l.log.Error(text)
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,12 +206,12 @@ func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
 // publish makes what is known now what View returns.
 func (l *loop) publish() {
 	st := l.state
-	st.Histories = cloneHistories(l.histories)
+	st.Histories = maps.Clone(l.histories)
 	v := &report.View{
 		Node: l.cfg.Node, Instance: l.cfg.Instance, Source: l.cfg.SourceInfo, State: st,
 		Observed: l.observed, ObservedError: l.listError, Plan: l.current, Fetch: l.fetch.last, Now: time.Now(),
 	}
-	for _, key := range sortedKeys(l.warnings) {
+	for _, key := range slices.Sorted(maps.Keys(l.warnings)) {
 		v.Warnings = append(v.Warnings, l.warnings[key])
 	}
 	l.a.view.Store(v)

@@ -3,12 +3,10 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
 	"reconciler/manifest"
-	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 )
 
@@ -177,9 +175,3 @@ func (l *loop) syncResult() (r SyncResult, over bool) {
 	}
 	return r, true
 }
-
-func cloneHistories(m map[manifest.Name]plan.History) map[manifest.Name]plan.History {
-	return maps.Clone(m)
-}
-
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

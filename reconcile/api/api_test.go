@@ -308,3 +308,38 @@ func TestRequestsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// waits is an agent whose sync lasts as long as somebody waits for it.
+type waits struct {
+	*reconcile.Agent
+	asked chan struct{}
+}
+
+func (w waits) Sync(ctx context.Context) (reconcile.SyncResult, error) {
+	close(w.asked)
+	<-ctx.Done()
+	return reconcile.SyncResult{}, context.Cause(ctx)
+}
+
+// An agent that stops while somebody waits for its answer is one that does not run, not a broken connection.
+func TestAgentStopsBeforeItAnswers(t *testing.T) {
+	agent, _, _ := serve(t, Options{})
+	for range 10 { // the answer and the end of the connection race
+		run := t.TempDir()
+		l, err := Listen(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := waits{agent, make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- NewServer(w, Options{}).Serve(ctx, l, true) }()
+		go func() { <-w.asked; cancel() }()
+		if _, err := NewClient(run).Sync(t.Context(), 0); !errors.Is(err, reconcile.ErrNotRunning) {
+			t.Errorf("sync: %v", err)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -188,6 +188,8 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		return nil, fmt.Errorf("%w (nobody answers on %s)", ErrNoAgent, c.socket)
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return nil, fmt.Errorf("%w (the connection to %s ended)", reconcile.ErrNotRunning, c.socket)
 	case err != nil:
 		return nil, fmt.Errorf("ask the agent: %w", err)
 	case resp.StatusCode >= http.StatusBadRequest:

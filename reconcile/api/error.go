@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -53,8 +54,8 @@ func asError(err error) *Error {
 		e.Reason, e.Status, e.Hint = ReasonNotFound, http.StatusNotFound, notFound.Hint()
 	case errors.As(err, &usage):
 		e.Reason, e.Status, e.Hint = ReasonInvalid, http.StatusBadRequest, usage.Hint()
-	case errors.Is(err, reconcile.ErrNotRunning):
-		e.Reason, e.Status = ReasonUnavailable, http.StatusServiceUnavailable
+	case errors.Is(err, reconcile.ErrNotRunning), errors.Is(err, context.Canceled): // the latter: it stops, or nobody listens
+		e.Message, e.Reason, e.Status = reconcile.ErrNotRunning.Error(), ReasonUnavailable, http.StatusServiceUnavailable
 	}
 	return e
 }

@@ -55,6 +55,9 @@ func EventOf(r journal.Record) (Event, bool) {
 	}
 	switch r.Type {
 	case journal.TypeAccepted:
+		if r.Revision == nil {
+			return Event{}, false // of another release
+		}
 		e.Reason, e.Message = "Accepted", fmt.Sprintf("%s %q by %s is in force", r.Revision.Short(), r.Revision.Subject, r.Revision.Author)
 	case journal.TypeRejected:
 		e.Type, e.Reason = EventWarning, ReasonRejected

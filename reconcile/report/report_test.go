@@ -234,3 +234,10 @@ func TestReportsDoNotWrite(t *testing.T) {
 		t.Error("the view was changed")
 	}
 }
+
+// A record that another release wrote in another way tells nothing, and breaks nothing.
+func TestRecordOfAnotherRelease(t *testing.T) {
+	if got := EventsOf([]journal.Record{{Type: journal.TypeAccepted, Commit: "c"}, {Type: "later"}}, nil); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}

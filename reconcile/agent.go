@@ -47,8 +47,8 @@ func New(cfg Config) (*Agent, error) {
 	}, nil
 }
 
-// Run locks the state directory and keeps the node converged until ctx ends; then it cancels the steps in flight, waits
-// for them and returns nil. Containers keep running. It fails with *journal.LockedError if another agent has the
+// Run locks the state directory and keeps the node converged until ctx ends; then it cancels the steps in flight, but for
+// those that have stopped what they must start again, waits for them and returns nil. Containers keep running. It fails with *journal.LockedError if another agent has the
 // directory. It may be called once.
 func (a *Agent) Run(ctx context.Context) error {
 	store, err := journal.Open(a.cfg.StateDir)

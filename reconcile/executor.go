@@ -34,6 +34,7 @@ type job struct {
 	commit  string
 	gate    <-chan struct{} // closed when it may touch what is visible
 	running bool            // step.ID was running when the plan was made
+	tether  *tether
 }
 
 // run carries j out and returns the digest of the image it used.
@@ -78,6 +79,11 @@ func (x *executor) bring(ctx context.Context, j job) (string, error) {
 		}
 		defer x.switches.release()
 	}
+	if len(j.step.Remove) > 0 {
+		if err = j.tether.mustFinish(ctx); err != nil {
+			return prepared.ImageDigest, err
+		}
+	}
 	if err = x.takeAway(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
@@ -101,6 +107,9 @@ func (x *executor) restart(ctx context.Context, j job) error {
 		return err
 	}
 	if j.running {
+		if err := j.tether.mustFinish(ctx); err != nil {
+			return err
+		}
 		if err := x.stop(ctx, j, plan.Removal{ID: j.step.ID, Grace: j.step.Spec.StopGrace}); err != nil {
 			return err
 		}

@@ -42,13 +42,14 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 		if l.flights[step.Name] != nil {
 			continue // it was told to end if it brings about something else
 		}
-		fctx, cancel := context.WithCancelCause(ctx)
+		fctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		f := &flight{
 			step: step, commit: set.Revision.Commit, crashed: l.isCrash(step), started: time.Now(),
 			cancel: cancel, gate: make(chan struct{}),
 		}
-		todo := job{step: step, commit: f.commit, gate: f.gate, running: l.isRunning(step.ID)}
+		todo := job{step: step, commit: f.commit, gate: f.gate, running: l.isRunning(step.ID), tether: &tether{}}
 		f.run = func() {
+			defer todo.tether.tie(ctx, fctx, cancel)()
 			digest, err := l.exec.run(fctx, todo)
 			if err != nil && fctx.Err() != nil {
 				err = &cancelledError{cause: context.Cause(fctx), err: err}

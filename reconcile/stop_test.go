@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"reconciler/manifest"
@@ -150,4 +151,43 @@ func TestChangedSecretIsSeenAtOnce(t *testing.T) {
 	await("replace")
 	write(dir, "four")
 	await("replace")
+}
+
+// What was stopped for an update does not stay down because the agent is told to stop in the middle of it; what has only
+// been begun ends at once.
+func TestStopFinishesWhatItStopped(t *testing.T) {
+	for _, op := range []fake.Op{fake.OpStop, fake.OpRemove, fake.OpCreate, fake.OpStart} {
+		t.Run(string(op), func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				w.push(containers("", "web"))
+				w.start()
+				w.wantRunning("web")
+				release := w.rt.Pause(op, rtName("web"))
+				hangs := w.rt.Pause(fake.OpPrepare, rtName("hangs"))
+				defer hangs()
+				last := w.push(containers("  env: {A: b}\n", "hangs", "web"))
+				synctest.Wait()
+				time.AfterFunc(time.Second, release)
+				w.stop()
+				list, err := w.rt.List(t.Context())
+				if err != nil || len(list) != 1 || list[0].State != runtime.StateRunning || list[0].Spec.Revision != last {
+					t.Errorf("%d containers, %v", len(list), err)
+					for _, o := range list {
+						t.Errorf("%s is %s, made from %s", o.ID, o.State, o.Spec.Revision)
+					}
+				}
+			})
+		})
+	}
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Pause(fake.OpCreate, rtName("web")) // for ever
+		w.push(containers("", "web"))
+		w.start()
+		synctest.Wait()
+		told := time.Now()
+		w.stop()
+		if took := time.Since(told); took != 0 {
+			t.Errorf("took %v", took)
+		}
+	})
 }

@@ -58,11 +58,11 @@ func (a *app) runDown(ctx context.Context, opts downOptions) error {
 		return err
 	default:
 		// A sync without an agent, or an agent that is just starting, would make anew what is taken away.
-		held, err := journal.Lock(a.set.stateDir)
-		if err == nil {
+		held, lockErr := journal.Lock(a.set.stateDir)
+		if lockErr == nil {
 			defer func() { _ = held.Close() }()
-		} else if !errors.Is(err, fs.ErrNotExist) { // without a state directory there is nobody
-			return withHint(err, "wait until that one has ended, or stop it")
+		} else if !errors.Is(lockErr, fs.ErrNotExist) { // without a state directory there is nobody
+			return withHint(lockErr, "wait until that one has ended, or stop it")
 		}
 	}
 	list, err := rt.List(ctx)

@@ -379,7 +379,7 @@ func TestFailedAppendIsAppendedAgain(t *testing.T) {
 			}
 		}
 		if i == 40 {
-			if err := os.RemoveAll(filepath.Join(dir, foldedName)); err != nil {
+			if err = os.RemoveAll(filepath.Join(dir, foldedName)); err != nil {
 				t.Fatal(err)
 			}
 		}

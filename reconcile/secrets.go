@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"reconciler/manifest"
 	"reconciler/runtime/atomicfile"
@@ -54,6 +56,7 @@ func secretKey(path string) ([]byte, error) {
 type secretReader struct {
 	key  []byte
 	seen map[string]secretDigest
+	dirs []string // that are in use, sorted, whether they can be read or not
 }
 
 type secretDigest struct {
@@ -68,7 +71,7 @@ func newSecretReader(key []byte) secretReader {
 // digests returns the digest of every secret directory that set uses, by directory. One that cannot be read has none:
 // the runtime says why when it starts a container that needs it.
 func (r *secretReader) digests(sets ...*manifest.Set) map[string]string {
-	out := map[string]string{}
+	out, used := map[string]string{}, map[string]bool{}
 	if r.key == nil {
 		return out // no container was ever made from a secret
 	}
@@ -78,20 +81,18 @@ func (r *secretReader) digests(sets ...*manifest.Set) map[string]string {
 		}
 		for _, w := range set.Workloads {
 			for _, s := range w.Secrets {
-				if _, done := out[s.FromDirectory]; done {
+				if used[s.FromDirectory] {
 					continue
 				}
+				used[s.FromDirectory] = true
 				if d, err := r.digest(s.FromDirectory); err == nil {
 					out[s.FromDirectory] = d
 				}
 			}
 		}
 	}
-	for dir := range r.seen {
-		if _, used := out[dir]; !used {
-			delete(r.seen, dir)
-		}
-	}
+	maps.DeleteFunc(r.seen, func(dir string, _ secretDigest) bool { return out[dir] == "" })
+	r.dirs = slices.Sorted(maps.Keys(used))
 	return out
 }
 

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // another are taken up together.
 const quiet = 250 * time.Millisecond
 
-// secretWatch watches the directories of the secrets in use, so that a changed one is seen at once. Where that is not
+// secretWatch watches the directories of the secrets in use, also those that are not there at the moment, so that a changed one is seen at once. Where that is not
 // possible it is seen at the next poll.
 type secretWatch struct {
 	dirs []string
@@ -24,7 +25,7 @@ type secretWatch struct {
 
 // watchSecrets watches what the last plan read, in a goroutine of its own.
 func (l *loop) watchSecrets(ctx context.Context) {
-	dirs := slices.Sorted(maps.Keys(l.secrets.seen))
+	dirs := l.secrets.dirs
 	if slices.Equal(dirs, l.watched.dirs) {
 		return
 	}
@@ -44,7 +45,7 @@ func (l *loop) watchSecrets(ctx context.Context) {
 }
 
 // watchDirs calls changed when it has begun to watch, and whenever something in dirs changed and they are at rest
-// again, until ctx ends. One that is taken away and made again is watched again.
+// again, until ctx ends. Their parents are watched too, for one that is taken away and made again.
 func watchDirs(ctx context.Context, dirs []string, changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -52,7 +53,11 @@ func watchDirs(ctx context.Context, dirs []string, changed func()) error {
 	}
 	defer func() { _ = w.Close() }()
 	for _, dir := range dirs {
-		err = errors.Join(err, w.Add(dir))
+		for _, path := range []string{filepath.Dir(filepath.Clean(dir)), dir} {
+			if addErr := w.Add(path); !errors.Is(addErr, fs.ErrNotExist) {
+				err = errors.Join(err, addErr)
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("watch files: %w", err)
@@ -64,8 +69,10 @@ func watchDirs(ctx context.Context, dirs []string, changed func()) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.Events:
-			rest.Reset(quiet)
+		case e := <-w.Events:
+			if slices.ContainsFunc(dirs, func(dir string) bool { return isOrIsIn(dir, e.Name) }) {
+				rest.Reset(quiet)
+			}
 		case err, open := <-w.Errors: // such as too many events for the kernel's queue
 			if !open {
 				return err
@@ -78,4 +85,9 @@ func watchDirs(ctx context.Context, dirs []string, changed func()) error {
 			changed()
 		}
 	}
+}
+
+func isOrIsIn(dir, path string) bool {
+	dir = filepath.Clean(dir)
+	return path == dir || filepath.Dir(path) == dir
 }

@@ -142,9 +142,13 @@ func TestChangedSecretIsSeenAtOnce(t *testing.T) {
 	write(dir, "two, longer")
 	await("replace")
 	write(dir+".next", "three, longer still")
+	for len(watching) > 0 {
+		<-watching
+	}
 	if err := os.Rename(dir, dir+".old"); err != nil {
 		t.Fatal(err)
 	}
+	<-watching // it was seen that nothing is there
 	if err := os.Rename(dir+".next", dir); err != nil {
 		t.Fatal(err)
 	}

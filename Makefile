@@ -17,10 +17,10 @@ small = size=$$(stat -c %s $(1)); if ((size >= 40000000)); then echo "$(1): $$si
 	echo "$(1): $$((size / 1000000)) MB"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build static check lint fmt vet examples schema test test-root race fuzz bench cover demo clean
+.PHONY: help deps build static check lint fmt vet examples schema test test-root test-static race fuzz bench cover demo clean
 
 help: ## print this
-	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install what building and testing need (Debian packages; as root)
 	@./scripts/deps
@@ -66,6 +66,9 @@ race: deps ## run the tests without containers under the race detector
 test-root: deps ## run the tests that make real containers (root only)
 	@[[ $$(id -u) == 0 ]] || { echo "make test-root needs root: containers are made by the kernel for root only" >&2; exit 1; }
 	$(GO) test -count=1 -tags '$(TAGS)' -timeout 10m ./runtime/... ./cmd/...
+
+test-static: static ## run the static binary where nothing else is: in an empty root directory (root only)
+	@./scripts/alone bin/reconciler-static
 
 # Without a bound on minimising, the first input whose coverage differs from run to run takes all the time there is.
 fuzz: deps ## run each fuzzer for FUZZTIME (10s)

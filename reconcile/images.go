@@ -87,22 +87,14 @@ func (l *loop) dropImageDigests(set *manifest.Set) {
 	maps.DeleteFunc(l.state.ImageDigests, func(ref, _ string) bool { return !used[ref] })
 }
 
-// collect takes away images that nobody needs, in the background. What runs now, and what ran in the generation before,
-// is kept.
+// collect takes away images that nobody needs, in the background. What containers have, the runtime keeps by itself.
 func (l *loop) collect(ctx context.Context) {
 	if l.cfg.Collect == nil {
 		return
 	}
-	keep := map[string]bool{}
-	for _, digest := range slices.Concat(l.state.Images, l.state.PreviousImages, slices.Collect(maps.Values(l.state.ImageDigests))) {
-		keep[digest] = true
-	}
-	for _, o := range l.observed {
-		keep[o.ImageDigest] = true
-	}
-	delete(keep, "")
+	keep := l.state.NeededImages()
 	l.wg.Go(func() {
-		if err := l.cfg.Collect(ctx, slices.Sorted(maps.Keys(keep))); err != nil && ctx.Err() == nil {
+		if err := l.cfg.Collect(ctx, keep); err != nil && ctx.Err() == nil {
 			l.log.Warn("cannot collect unused images", "error", err)
 		}
 	})

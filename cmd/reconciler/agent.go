@@ -167,23 +167,5 @@ func (a *app) keptImages() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var digests []string
-	for _, digest := range kept.State.ImageDigests {
-		digests = append(digests, digest)
-	}
-	for _, entry := range journal.Fold(kept.Records) {
-		if !inForce(kept.State, entry.Revision) {
-			continue
-		}
-		for _, s := range entry.Steps {
-			if s.ImageDigest != "" {
-				digests = append(digests, s.ImageDigest)
-			}
-		}
-	}
-	return digests, nil
-}
-
-func inForce(s journal.State, commit string) bool {
-	return commit == s.AcceptedRevision.Commit || commit == s.Applied.Commit || (s.LastGood != nil && commit == s.LastGood.Revision.Commit)
+	return kept.State.NeededImages(), nil
 }

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
-	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/fleet"
 	"reconciler/reconcile/source"
 )
 
@@ -63,16 +64,21 @@ func (a *app) runDiff(ctx context.Context, commits string, opts diffOptions) err
 	if err != nil {
 		return err
 	}
-	d := newDiffer(opts.path, manifest.Node{Name: firstOf(opts.node, "any"), Labels: opts.labels})
-	if d.base, err = d.load(ctx, src, base); err != nil {
-		return err
+	repo := fleet.Repository{
+		Path:     filepath.ToSlash(filepath.Clean(opts.path)),
+		Fallback: manifest.Node{Name: firstOf(opts.node, fleet.AnyNode), Labels: opts.labels},
 	}
-	if d.head, err = d.load(ctx, src, head); err != nil {
-		return err
-	}
-	report, err := d.compare(opts.node)
+	before, err := loadCommit(ctx, repo, src, base)
 	if err != nil {
 		return err
+	}
+	after, err := loadCommit(ctx, repo, src, head)
+	if err != nil {
+		return err
+	}
+	report, err := repo.Diff(before, after, opts.node)
+	if err != nil {
+		return fmt.Errorf("diff: %w", err)
 	}
 	if err := a.printDiff(report); err != nil {
 		return err
@@ -101,36 +107,25 @@ type commits interface {
 	Tree(ctx context.Context, commit string) (fs.FS, error)
 }
 
-// side is one end of the range.
-type side struct {
-	rev  manifest.Revision
-	tree fs.FS
-	sets []manifest.Set // one for each Node manifest, or one for the fallback
-}
-
-// load reads the manifests of a commit.
-func (d *differ) load(ctx context.Context, src commits, commit string) (side, error) {
+// loadCommit reads the manifests of a commit.
+func loadCommit(ctx context.Context, repo fleet.Repository, src commits, commit string) (fleet.Commit, error) {
 	rev, err := src.Resolve(ctx, commit)
 	if unknownCommit(err) {
-		return side{}, withHint(err, "`git log --oneline --all` lists what the clone has; a shallow one gets the rest with `git fetch --unshallow`")
+		return fleet.Commit{}, withHint(err, "`git log --oneline --all` lists what the clone has; a shallow one gets the rest with `git fetch --unshallow`")
 	}
 	if err != nil {
-		return side{}, err
+		return fleet.Commit{}, err
 	}
 	tree, err := src.Tree(ctx, rev.Commit)
 	if err != nil {
-		return side{}, err
+		return fleet.Commit{}, err
 	}
-	sets, problems, err := loadAll(tree, d.path, rev, d.fallback)
+	loaded, problems, err := repo.Load(tree, rev)
 	if err != nil {
-		return side{}, fmt.Errorf("%s: %w", commit, err)
+		return fleet.Commit{}, fmt.Errorf("%s: %w", commit, err)
 	}
 	if len(problems) > 0 {
-		var all *multierror.Error
-		for _, p := range problems {
-			all = multierror.Append(all, p)
-		}
-		return side{}, withHint(all, "commit %s (%s) cannot be applied: `reconciler validate` checks before a commit", shortCommit(rev.Commit), commit)
+		return fleet.Commit{}, withHint(gathered(problems), "commit %s (%s) cannot be applied: `reconciler validate` checks before a commit", shortCommit(rev.Commit), commit)
 	}
-	return side{rev: rev, tree: tree, sets: sets}, nil
+	return loaded, nil
 }

@@ -23,8 +23,8 @@ func nodeManifest(name, role string) string {
 	return fmt.Sprintf("apiVersion: reconciler/v1\nkind: Node\nmetadata: {name: %s, labels: {role: %s}}\n", name, role)
 }
 
-// fleet makes a repository with edges and core nodes.
-func fleet(t *testing.T, edges, cores int) *sourcetest.Repo {
+// fleetRepo makes a repository with edges and core nodes.
+func fleetRepo(t *testing.T, edges, cores int) *sourcetest.Repo {
 	t.Helper()
 	repo := sourcetest.NewRepo(t)
 	files := sourcetest.Files{
@@ -41,10 +41,10 @@ func fleet(t *testing.T, edges, cores int) *sourcetest.Repo {
 	return repo
 }
 
-func diffOf(t *testing.T, repo *sourcetest.Repo, commits string, args ...string) (diffReport, result) {
+func diffOf(t *testing.T, repo *sourcetest.Repo, commits string, args ...string) (fleet.Diff, result) {
 	t.Helper()
 	r := cli(t, nil, append([]string{"diff", commits, "--repo", repo.Work, "-o", "json"}, args...)...)
-	var report diffReport
+	var report fleet.Diff
 	if r.code != 2 {
 		if err := json.Unmarshal([]byte(r.out), &report); err != nil {
 			t.Fatalf("status %d, no JSON: %v\n%s%s", r.code, err, r.out, r.err)
@@ -54,7 +54,7 @@ func diffOf(t *testing.T, repo *sourcetest.Repo, commits string, args ...string)
 }
 
 func TestDiffGroupsEqualNodes(t *testing.T) {
-	repo := fleet(t, 380, 20)
+	repo := fleetRepo(t, 380, 20)
 	repo.Commit("web 2", sourcetest.Files{"web.yaml": fmt.Sprintf(webManifest, "2")})
 	report, r := diffOf(t, repo, "HEAD~1..HEAD", "--all-nodes")
 	if r.code != 1 || len(report.Nodes) != 400 || len(report.Changes) != 1 || len(report.Blocked) != 0 {
@@ -78,7 +78,7 @@ func TestDiffGroupsEqualNodes(t *testing.T) {
 }
 
 func TestDiffOfSomeNodes(t *testing.T) {
-	repo := fleet(t, 3, 1)
+	repo := fleetRepo(t, 3, 1)
 	// Only the third edge gets another label: there, and there alone, web goes; nothing remains but everywhere.
 	repo.Commit("a node leaves the edge", sourcetest.Files{"nodes/edge-002.yaml": nodeManifest("edge-002", "core")})
 	report, r := diffOf(t, repo, "HEAD~1..HEAD")
@@ -94,7 +94,7 @@ func TestDiffOfSomeNodes(t *testing.T) {
 }
 
 func TestDiffSeesTheGuards(t *testing.T) {
-	repo := fleet(t, 2, 0)
+	repo := fleetRepo(t, 2, 0)
 	repo.Commit("oops", sourcetest.Files{"web.yaml": sourcetest.Removed, "all.yaml": sourcetest.Removed})
 	report, r := diffOf(t, repo, "HEAD~1..HEAD")
 	if r.code != 1 || len(report.Blocked) != 1 || report.Blocked[0].Reason != "Emptying" || len(report.Blocked[0].Nodes) != 2 {
@@ -130,7 +130,7 @@ func TestDiffWithoutNodes(t *testing.T) {
 }
 
 func TestDiffErrors(t *testing.T) {
-	repo := fleet(t, 1, 0)
+	repo := fleetRepo(t, 1, 0)
 	repo.Commit("broken", sourcetest.Files{"web.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: web}\nspec: {immage: x}\n"})
 	for name, tt := range map[string]struct {
 		args []string

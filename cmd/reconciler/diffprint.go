@@ -7,11 +7,12 @@ import (
 	"strings"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/fleet"
 	"reconciler/reconcile/plan"
 )
 
 // printDiff writes a diff in the format that was asked for.
-func (a *app) printDiff(r diffReport) error {
+func (a *app) printDiff(r fleet.Diff) error {
 	if a.set.output == "markdown" {
 		_, err := io.WriteString(a.out, diffMarkdown(r))
 		return err
@@ -25,7 +26,7 @@ func (a *app) printDiff(r diffReport) error {
 			a.outln("nothing would change")
 		}
 		for _, c := range r.Changes {
-			a.outf("%s %s\n", c.Name.Short(), a.paint(a.out, opColour(c.Op), c.text()))
+			a.outf("%s %s\n", c.Name.Short(), a.paint(a.out, opColour(c.Op), changeText(c)))
 			if a.set.output == "wide" || len(c.Nodes) < 4 {
 				a.outf("    nodes: %s\n", strings.Join(c.Nodes, ", "))
 			}
@@ -40,8 +41,8 @@ func (a *app) printDiff(r diffReport) error {
 	})
 }
 
-// text is the change in a sentence: "replaced on 380 of 400".
-func (c diffChange) text() string {
+// changeText is the change in a sentence: "replaced on 380 of 400".
+func changeText(c fleet.Change) string {
 	return fmt.Sprintf("%s on %d of %d", pastTense(c.Op), len(c.Nodes), max(c.Of, len(c.Nodes)))
 }
 
@@ -82,7 +83,7 @@ func nodesText(nodes []string) string {
 }
 
 // diffMarkdown is a comment for a pull request.
-func diffMarkdown(r diffReport) string {
+func diffMarkdown(r fleet.Diff) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "### What `%s..%s` changes on %s\n\n", shortCommit(r.Base.Commit), shortCommit(r.Head.Commit), count(len(r.Nodes), "node"))
 	for _, block := range r.Blocked {
@@ -96,9 +97,9 @@ func diffMarkdown(r diffReport) string {
 	}
 	b.WriteString("| container | what | nodes | why |\n|---|---|---|---|\n")
 	for _, c := range r.Changes {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", c.Name.Short(), c.text(), escapeMarkdown(nodesText(c.Nodes)), escapeMarkdown(c.why()))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", c.Name.Short(), changeText(c), escapeMarkdown(nodesText(c.Nodes)), escapeMarkdown(changeWhy(c)))
 	}
-	if slices.ContainsFunc(r.Changes, func(c diffChange) bool { return len(c.Changes) > 0 }) {
+	if slices.ContainsFunc(r.Changes, func(c fleet.Change) bool { return len(c.Changes) > 0 }) {
 		b.WriteString("\n<details><summary>Fields</summary>\n\n")
 		for _, c := range r.Changes {
 			writeFields(&b, c.Name, c.Changes)
@@ -108,8 +109,8 @@ func diffMarkdown(r diffReport) string {
 	return b.String()
 }
 
-// why is the reason, or the fields that changed.
-func (c diffChange) why() string {
+// changeWhy is the reason, or the fields that changed.
+func changeWhy(c fleet.Change) string {
 	if len(c.Changes) == 0 {
 		return c.Reason
 	}

@@ -141,6 +141,15 @@ func problemsOf(err error) []manifest.Problem {
 	return nil
 }
 
+// gathered returns problems as one error.
+func gathered(problems []manifest.Problem) error {
+	var all *multierror.Error
+	for _, p := range problems {
+		all = multierror.Append(all, p)
+	}
+	return all
+}
+
 // summary counts problems and the files that they are in.
 func summary(problems []manifest.Problem) string {
 	var files []string

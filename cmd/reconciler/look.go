@@ -11,7 +11,6 @@ import (
 	"reconciler/manifest"
 	"reconciler/reconcile"
 	"reconciler/reconcile/journal"
-	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 )
 
@@ -57,35 +56,16 @@ func (a *app) lookOnDisk(ctx context.Context, verb string) (looker, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := report.View{
-		Node: firstOf(snapshot.State.Node, a.set.node), Instance: a.set.instance, State: snapshot.State,
-		Source:   report.Source{},
-		Warnings: snapshot.Notes, Now: time.Now(),
-	}
-	if len(snapshot.State.Histories) == 0 {
-		v.State.Histories = map[manifest.Name]plan.History{}
-	}
 	rt, err := a.openRuntime(verb, quiet())
 	if err != nil {
 		return nil, err
 	}
-	if v.Observed, err = rt.List(ctx); err != nil {
+	observed, err := rt.List(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if accepted := v.State.Accepted; accepted != nil {
-		facts := rt.Facts()
-		v.Plan = plan.Compute(plan.Input{
-			Desired: *accepted, Accepted: accepted, Observed: v.Observed, History: v.State.Histories,
-			ImageDigests: v.State.ImageDigests, KeptNode: v.State.Node, Now: v.Now,
-			Facts: plan.Facts{Architecture: facts.Architecture, Variant: facts.Variant, Kernel: facts.Kernel},
-			// What the administrator allows is known to the agent only: nothing is said to be refused for it.
-			Policy: plan.Policy{
-				MaxRemove: 100, AllowPrivileged: true,
-				AllowCapture: []string{"/"}, AllowHostPath: []string{"/"}, AllowSecretPath: []string{"/"},
-			},
-		})
-	}
-	return &onDisk{view: v, records: snapshot.Records}, nil
+	kept := report.Kept{Instance: a.set.instance, Node: a.set.node, Snapshot: snapshot, Observed: observed, Facts: facts(rt)}
+	return &onDisk{view: kept.View(time.Now()), records: snapshot.Records}, nil
 }
 
 func (d *onDisk) live() bool { return false }

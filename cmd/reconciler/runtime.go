@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/report"
 	"reconciler/runtime"
 	"reconciler/runtime/linux"
 )
@@ -73,31 +74,18 @@ func find(ctx context.Context, rt runtime.Runtime, text, namespace string) (runt
 	if err != nil {
 		return runtime.Status{}, nil, err
 	}
-	var found []runtime.Status
-	var names []string
-	for _, s := range list {
-		if manifest.Name(s.Spec.Name) == name {
-			found = append(found, s)
-		}
-		names = append(names, manifest.Name(s.Spec.Name).Short())
-	}
+	found := report.Instances(list, name)
 	if len(found) == 0 {
+		var names []string
+		for _, other := range list {
+			names = append(names, manifest.Name(other.Spec.Name).Short())
+		}
 		err := fmt.Errorf("%s: %w here", name.Short(), runtime.ErrNotFound)
 		if close := nearest(name.Short(), names); close != "" {
 			return runtime.Status{}, nil, withHint(err, "did you mean %s?", close)
 		}
 		return runtime.Status{}, nil, withHint(err, "`reconciler ps -A` lists what is here; -n names another namespace")
 	}
-	// The one that serves: what runs before what does not, then the newest.
-	slices.SortStableFunc(found, func(x, y runtime.Status) int {
-		if running(x) != running(y) {
-			if running(x) {
-				return -1
-			}
-			return 1
-		}
-		return y.CreatedAt.Compare(x.CreatedAt)
-	})
 	return found[0], found[1:], nil
 }
 

@@ -10,11 +10,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
 	"reconciler/manifest"
-	"reconciler/reconcile/plan"
+	"reconciler/reconcile/fleet"
 )
 
 // validated is what validate -o json says of one PATH.
@@ -51,20 +50,18 @@ that PATH is in.`,
 }
 
 func (a *app) runValidate(_ context.Context, paths []string) error {
-	var all *multierror.Error
+	var all []manifest.Problem
 	results := []validated{}
 	for _, path := range paths {
 		v, problems, err := a.validate(path)
 		if err != nil {
 			return err
 		}
-		for _, p := range problems {
-			all = multierror.Append(all, p)
-		}
+		all = append(all, problems...)
 		results = append(results, v)
 	}
-	if all != nil {
-		return all
+	if len(all) > 0 {
+		return gathered(all)
 	}
 	return a.print(results, func() error {
 		for _, v := range results {
@@ -114,7 +111,8 @@ func (a *app) validate(path string) (validated, []manifest.Problem, error) {
 		}
 		return p
 	}
-	sets, problems, err := loadAll(root.FS(), inside, manifest.Revision{}, manifest.Node{Name: a.set.node, Labels: a.set.labels})
+	repo := fleet.Repository{Path: filepath.ToSlash(inside), Fallback: manifest.Node{Name: a.set.node, Labels: a.set.labels}}
+	commit, problems, err := repo.Load(root.FS(), manifest.Revision{})
 	if err != nil {
 		return validated{}, nil, err
 	}
@@ -123,7 +121,7 @@ func (a *app) validate(path string) (validated, []manifest.Problem, error) {
 		problems = slices.DeleteFunc(problems, func(p manifest.Problem) bool { return p.Position.File != file })
 	}
 	result := validated{Path: path, Nodes: []validatedNode{}, Warnings: []manifest.Problem{}}
-	for _, set := range sets {
+	for _, set := range commit.Sets {
 		n := validatedNode{Name: set.Node.Name, Workloads: []string{}}
 		for _, w := range set.Workloads {
 			n.Workloads = append(n.Workloads, w.Name.Short())
@@ -139,30 +137,6 @@ func (a *app) validate(path string) (validated, []manifest.Problem, error) {
 		problems[i] = show(problems[i])
 	}
 	return result, problems, nil
-}
-
-// loadAll loads the manifests below path for every node and lowers them, so that what no runtime could run is found
-// here too. An error that is not about manifests is returned as such.
-func loadAll(tree fs.FS, path string, rev manifest.Revision, fallback manifest.Node) ([]manifest.Set, []manifest.Problem, error) {
-	sets, err := manifest.Loader{Path: filepath.ToSlash(path)}.LoadAll(tree, rev, fallback)
-	if err != nil {
-		if problems := manifest.Problems(err); len(problems) > 0 {
-			return nil, problems, nil
-		}
-		return nil, nil, err
-	}
-	var problems []manifest.Problem
-	for _, set := range sets {
-		for _, w := range set.Workloads {
-			if _, err := plan.Lower(w); err != nil {
-				p := manifest.Problem{Position: w.Source, Message: err.Error()}
-				if !slices.Contains(problems, p) {
-					problems = append(problems, p)
-				}
-			}
-		}
-	}
-	return sets, problems, nil
 }
 
 // repositoryOf returns the top of the Git work tree that dir is in, and dir inside it; dir and "." where it is in none.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -255,6 +256,13 @@ func TestStateRoundTrip(t *testing.T) {
 		if info, err := os.Stat(filepath.Join(dir, f)); err != nil || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v, %v", f, info.Mode(), err)
 		}
+	}
+}
+
+func TestNeededImages(t *testing.T) {
+	s := State{Images: []string{"c", "a"}, PreviousImages: []string{"b", "a"}, ImageDigests: map[string]string{"x:1": "d", "y:1": ""}}
+	if got := s.NeededImages(); !slices.Equal(got, []string{"a", "b", "c", "d"}) {
+		t.Errorf("%v", got)
 	}
 }
 

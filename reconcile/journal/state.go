@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,14 @@ type State struct {
 	// revert needs is not collected as unused.
 	Images         []string
 	PreviousImages []string
+}
+
+// NeededImages returns the digests that the last good generation, the one before and the references that are looked up
+// again stand for, sorted: what a revert needs is not unused.
+func (s State) NeededImages() []string {
+	all := slices.Concat(s.Images, s.PreviousImages, slices.Collect(maps.Values(s.ImageDigests)))
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(digest string) bool { return digest == "" })
 }
 
 // Rejection is a commit that could not be used.

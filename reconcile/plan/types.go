@@ -65,6 +65,13 @@ type Policy struct {
 	AllowPrivileged bool
 }
 
+// Unrestricted returns a policy that allows all that an administrator can allow, and the removal of maxRemove percent:
+// for plans that are made where it is not known what he does allow.
+func Unrestricted(maxRemove int) Policy {
+	all := []string{"/"}
+	return Policy{MaxRemove: maxRemove, AllowCapture: all, AllowHostPath: all, AllowSecretPath: all, AllowPrivileged: true}
+}
+
 // History is what is remembered of a name between plans: failures of steps, crashes, and restarts. Compute only reads
 // it; Failed and Restarted say what it becomes.
 type History struct {

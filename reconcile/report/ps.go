@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,8 +66,8 @@ func Rows(v View, all bool) []Row {
 type subject struct {
 	name      manifest.Name
 	want      *manifest.Workload // nil: not meant to be here
-	instances []runtime.Status
-	shown     *runtime.Status // the instance that serves; nil: none is here
+	instances []runtime.Status   // as Instances sorts them
+	shown     *runtime.Status    // the instance that serves; nil: none is here
 	hold      *plan.Hold
 	step      *plan.Step
 	working   *Activity
@@ -117,21 +118,31 @@ func subjects(v View) []*subject {
 		if s.want != nil && h.Digest == s.want.Digest {
 			s.history = h
 		}
-		s.choose()
+		if sortInstances(s.instances); len(s.instances) > 0 {
+			s.shown = &s.instances[0]
+		}
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b *subject) int { return a.name.Compare(b.name) })
 	return list
 }
 
-// choose picks the instance that serves: one that runs before one that does not, then the newest.
-func (s *subject) choose() {
-	for i := range s.instances {
-		o := &s.instances[i]
-		if s.shown == nil || rank(o.State) >= rank(s.shown.State) {
-			s.shown = o
+// Instances returns the containers of a name, first the one that serves: what runs before what does not, then the newest.
+func Instances(list []runtime.Status, name manifest.Name) []runtime.Status {
+	var found []runtime.Status
+	for _, o := range list {
+		if manifest.Name(o.Spec.Name) == name {
+			found = append(found, o)
 		}
 	}
+	sortInstances(found)
+	return found
+}
+
+func sortInstances(list []runtime.Status) {
+	slices.SortStableFunc(list, func(a, b runtime.Status) int {
+		return cmp.Or(cmp.Compare(rank(b.State), rank(a.State)), b.CreatedAt.Compare(a.CreatedAt))
+	})
 }
 
 func rank(s runtime.State) int {

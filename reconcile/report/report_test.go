@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -153,6 +154,43 @@ func TestTheInstanceThatServesIsShown(t *testing.T) {
 	}
 	if all := Rows(v, true); len(all) != 2 || all[1].ID != "web-2" {
 		t.Errorf("%+v", all)
+	}
+}
+
+// The newest of those that run serves, whatever else is here of the name.
+func TestInstances(t *testing.T) {
+	w := workload("web", "d1")
+	var list []runtime.Status
+	for i, state := range []runtime.State{runtime.StateRunning, runtime.StateRunning, runtime.StateExited, runtime.StateExited} {
+		s := status(w, state)
+		s.ID, s.CreatedAt = runtime.ID(fmt.Sprintf("web-%d", i)), now().Add(time.Duration(i)*time.Second)
+		list = append(list, s)
+	}
+	list = append(list, status(workload("other", "d1"), runtime.StateRunning))
+	var got []runtime.ID
+	for _, s := range Instances(list, w.Name) {
+		got = append(got, s.ID)
+	}
+	if want := []runtime.ID{"web-1", "web-0", "web-3", "web-2"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if rows := Rows(view([]manifest.Workload{w}, list...), false); len(rows) != 2 || rows[1].ID != "web-1" {
+		t.Errorf("ps shows another one than logs and exec take: %+v", rows)
+	}
+}
+
+// Without an agent it is not known what an administrator allows: nothing is said to be refused for it.
+func TestKept(t *testing.T) {
+	w := workload("web", "d1")
+	w.Spec = manifest.Spec{Capture: &manifest.Capture{Paths: []manifest.CapturePath{{From: "/bin/x", To: "/bin/x"}}}}
+	set := manifest.Set{Revision: manifest.Revision{Commit: "new"}, NodeKnown: true, Workloads: []manifest.Workload{w}}
+	kept := Kept{Node: "host", Instance: "i", Snapshot: journal.Snapshot{State: journal.State{Accepted: &set}, Notes: []string{"repaired"}}}
+	v := kept.View(now())
+	if len(v.Plan.Steps) != 1 || len(v.Plan.Held) != 0 || v.Node != "host" || v.Instance != "i" || len(v.Warnings) != 1 {
+		t.Errorf("%+v", v)
+	}
+	if v := (Kept{Node: "host", Snapshot: journal.Snapshot{State: journal.State{Node: "kept"}}}).View(now()); v.Node != "kept" || len(v.Plan.Steps) != 0 {
+		t.Errorf("nothing accepted yet: %+v", v)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -32,7 +33,7 @@ func TestBadCommitsTouchNothing(t *testing.T) {
 	s.must("sync", "--timeout", patience)
 	pid := s.rows()["good"].Pid
 	commits := []brokenCommit{
-		{"large file", sourcetest.Files{"bad.yaml": "# " + strings.Repeat("x", 2<<20)}, []string{"bad.yaml: cannot be read: too large"}},
+		{"large file", sourcetest.Files{"bad.yaml": "# " + strings.Repeat("x", 100<<20)}, []string{"bad.yaml: cannot be read: too large"}},
 		{"zero bytes", sourcetest.Files{"bad.yaml": "apiVersion: \x00\n"}, []string{"bad.yaml:1:13: holds a NUL byte"}},
 		{"link out", sourcetest.Files{"bad.yaml": sourcetest.Symlink + "/etc/passwd"}, []string{"bad.yaml: "}},
 	}
@@ -89,7 +90,8 @@ func foreignRegistry(t *testing.T) string {
 	return server.URL
 }
 
-// Containers that this server cannot run: each is held with its reason, and nobody waits for it.
+// Containers that this server cannot run: each is held with its reason, and nobody waits for it. Where one of that name
+// runs it goes on, because nothing is stopped before all that the new one needs is here.
 func TestBadContainersHoldNobody(t *testing.T) {
 	s := newServer(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -102,33 +104,56 @@ func TestBadContainersHoldNobody(t *testing.T) {
 	image := func(name, ref string) string {
 		return "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: " + name + "}\nspec: {image: \"" + ref + "\", network: none}\n"
 	}
-	repo := repository(t, sourcetest.Files{
-		"good.yaml":     busybox("good", forever),
-		"registry.yaml": image("registry", down+"/x:1"),
-		"missing.yaml":  image("missing", registry+"/nothing:1"),
-		"arch.yaml":     image("arch", registry+"/foreign:1"),
-		"command.yaml":  strings.Replace(busybox("command", "x"), "command: [/bin/busybox", "command: [/bin/bsybox", 1),
-		"capture.yaml":  strings.Replace(busybox("capture", "x"), "paths: [/bin/busybox]", "paths: [/etc/passwd]", 1),
-		"host.yaml":     busybox("host", "x", "mounts: [{path: /x, hostPath: /etc}]"),
-	})
+	bad := func(name string) sourcetest.Files {
+		return sourcetest.Files{
+			name + "registry.yaml": image(name+"registry", down+"/x:1"),
+			name + "missing.yaml":  image(name+"missing", registry+"/nothing:1"),
+			name + "arch.yaml":     image(name+"arch", registry+"/foreign:1"),
+			name + "command.yaml":  strings.Replace(busybox(name+"command", "x"), "command: [/bin/busybox", "command: [/bin/bsybox", 1),
+			name + "capture.yaml":  strings.Replace(busybox(name+"capture", "x"), "paths: [/bin/busybox]", "paths: [/etc/passwd]", 1),
+			name + "host.yaml":     busybox(name+"host", "x", "mounts: [{path: /x, hostPath: /etc}]"),
+			name + "secret.yaml":   busybox(name+"secret", "x", "mounts: [{path: /x, secret: elsewhere}]"),
+		}
+	}
+	secret := "apiVersion: reconciler/v1\nkind: Secret\nmetadata: {name: elsewhere}\nspec: {fromDirectory: /etc/ssl}\n"
+	good := sourcetest.Files{"good.yaml": busybox("good", forever), "secret.yaml": secret}
+	for file := range bad("was-") {
+		good[file] = busybox(strings.TrimSuffix(file, ".yaml"), forever)
+	}
+	repo := repository(t, good)
 	s.start("--repo", repo.Bare)
-	s.awaitEvent([]string{"good"}, "Done", "create took")
+	s.must("sync", "--timeout", patience)
+	before := s.rows()
+
+	files := bad("was-")
+	maps.Copy(files, bad("new-"))
+	repo.CommitPush("all that can be wrong", files)
 	for _, name := range []string{"registry", "missing", "arch", "command"} {
-		s.awaitEvent([]string{name}, "Failed", "create")
+		s.awaitEvent([]string{"was-" + name}, "Failed", "replace")
+		s.awaitEvent([]string{"new-" + name}, "Failed", "create")
 	}
 	if r := s.do("sync", "--timeout", "1s"); r.code != 1 || !strings.Contains(r.err, "sync: ") {
 		t.Errorf("sync: status %d\n%s%s", r.code, r.out, r.err)
 	}
 	rows := s.rows()
-	if rows["good"].State != "Running" {
-		t.Errorf("good waits for the others: %+v", rows["good"])
+	if rows["good"].Pid != before["good"].Pid {
+		t.Errorf("good was touched: %+v", rows["good"])
 	}
 	for name, want := range map[string]string{
-		"registry": down, "missing": "nothing:1", "arch": "s390x", "command": "/bin/bsybox", "capture": "/etc/passwd", "host": "/etc",
+		"registry": down, "missing": "nothing:1", "arch": "s390x", "command": "/bin/bsybox",
+		"capture": "/etc/passwd", "host": "/etc", "secret": "/etc/ssl",
 	} {
-		row := rows[name]
-		if row.Pid != 0 || row.Health != report.Degraded || row.Reason == "" || !strings.Contains(row.Message, want) {
-			t.Errorf("%s: want %q in the message: %+v", name, want, row)
+		was, made := rows["was-"+name], rows["new-"+name]
+		for _, row := range []report.Row{was, made} {
+			if row.Health != report.Degraded || row.Reason == "" || !strings.Contains(row.Message, want) {
+				t.Errorf("%s: want %q in the message: %+v", name, want, row)
+			}
+		}
+		if made.Pid != 0 {
+			t.Errorf("%s runs: %+v", name, made)
+		}
+		if was.Pid != before["was-"+name].Pid || was.State != "Running" || was.Restarts != 0 {
+			t.Errorf("%s: what ran was touched: %+v", name, was)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"reconciler/reconcile/fleet"
 	"reconciler/reconcile/plan"
 	"reconciler/reconcile/source/sourcetest"
 )

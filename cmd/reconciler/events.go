@@ -77,6 +77,9 @@ func (a *app) runEvents(ctx context.Context, name *manifest.Name, opts eventsOpt
 		events = events[max(0, len(events)-opts.tail):]
 	}
 	return a.print(events, func() error {
+		if len(events) == 0 && name != nil {
+			a.errf("nothing that is remembered here happened to %s; `reconciler events` lists all\n", name.Short())
+		}
 		for _, e := range events {
 			a.printEvent("", e, true)
 		}

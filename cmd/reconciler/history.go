@@ -42,7 +42,17 @@ func (a *app) runHistory(ctx context.Context, name *manifest.Name) error {
 	if err != nil {
 		return err
 	}
-	return a.print(entries, func() error { a.printHistory(entries, time.Now()); return nil })
+	return a.print(entries, func() error {
+		switch {
+		case len(entries) > 0:
+			a.printHistory(entries, time.Now())
+		case name != nil:
+			a.errf("no commit that is remembered here was about %s; `reconciler history` lists them all\n", name.Short())
+		default:
+			a.errln("no commit was dealt with here yet")
+		}
+		return nil
+	})
 }
 
 func (a *app) printHistory(entries []journal.Entry, now time.Time) {
@@ -68,8 +78,5 @@ func (a *app) printHistory(entries []journal.Entry, now time.Time) {
 				a.outf("             %s\n", a.paint(a.out, red, s.Error))
 			}
 		}
-	}
-	if len(entries) == 0 {
-		a.outln("no commit was dealt with here yet")
 	}
 }

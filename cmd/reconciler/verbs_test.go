@@ -114,6 +114,14 @@ func TestEventsAndHistory(t *testing.T) {
 	if out := s.must("history", "a"); !strings.Contains(out, `"another a"`) || !strings.Contains(out, "Ada Lovelace") || strings.Contains(out, " b ") {
 		t.Errorf("history a:\n%s", out)
 	}
+	for _, verb := range []string{"history", "events"} {
+		if r := s.do(verb, "nope"); r.code != 0 || r.out != "" || !strings.Contains(r.err, "nope") {
+			t.Errorf("%s of a name that nobody knows: status %d, %q %q", verb, r.code, r.out, r.err)
+		}
+		if out := s.must(verb, "nope", "-o", "json"); out != "[]\n" {
+			t.Errorf("%s -o json of a name that nobody knows: %q", verb, out)
+		}
+	}
 	if out := s.must("events", "--tail", "1"); strings.Count(out, "\n") != 1 {
 		t.Errorf("events --tail 1: %q", out)
 	}

@@ -58,7 +58,11 @@ func EventOf(r journal.Record) (Event, bool) {
 		if r.Revision == nil {
 			return Event{}, false // of another release
 		}
-		e.Reason, e.Message = "Accepted", fmt.Sprintf("%s %q by %s is in force", r.Revision.Short(), r.Revision.Subject, r.Revision.Author)
+		by := ""
+		if r.Revision.Author != "" { // a directory has none
+			by = " by " + r.Revision.Author
+		}
+		e.Reason, e.Message = "Accepted", fmt.Sprintf("%s %q%s is in force", r.Revision.Short(), r.Revision.Subject, by)
 	case journal.TypeRejected:
 		e.Type, e.Reason = EventWarning, ReasonRejected
 	case journal.TypeBlocked:

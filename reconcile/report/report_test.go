@@ -194,6 +194,15 @@ func TestKept(t *testing.T) {
 	}
 }
 
+func TestAcceptedIsToldWithItsAuthor(t *testing.T) {
+	for author, want := range map[string]string{"Ada": `c1 "s" by Ada is in force`, "": `c1 "s" is in force`} {
+		rev := manifest.Revision{Commit: "c1", Subject: "s", Author: author}
+		if e, ok := EventOf(journal.Record{Type: journal.TypeAccepted, Revision: &rev}); !ok || e.Message != want {
+			t.Errorf("%q, want %q", e.Message, want)
+		}
+	}
+}
+
 func TestForeignContainersAreNotShown(t *testing.T) {
 	v := view(nil, runtime.Status{ID: "x", State: runtime.StateRunning})
 	if rows := Rows(v, true); len(rows) != 0 {

@@ -133,7 +133,8 @@ func (l *loop) turn(ctx context.Context) {
 	l.noticeExits(observed)
 	l.observed = observed
 	l.recoverAccepted()
-	p, set := l.decide(started)
+	// Not the time at which this turn began: failures that were noted since would seem to be of a clock that was set back.
+	p, set := l.decide(time.Now())
 	l.current = p
 	l.wakeAt(p.Wake)
 	l.watchSecrets(ctx)

@@ -154,6 +154,36 @@ func TestFailureBacksOffAndIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A failure that is noted in a turn that takes its time is held like any other.
+func TestFailureInASlowTurnBacksOff(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpPrepare, rtName("web"), -1, errors.New("registry is down"))
+		resume := w.rt.Pause(fake.OpPrepare, rtName("web"))
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		synctest.Wait()
+		slow := func(*loop) { time.Sleep(2 * time.Millisecond) }
+		w.agent.post(slow)
+		time.Sleep(time.Millisecond) // while that turn is on, what the next one is to do gathers: to take its time, then a failure
+		w.agent.post(slow)
+		resume()
+		after(10 * time.Millisecond)
+		if row := w.row("web"); row.NextRetryAt == nil {
+			t.Errorf("%+v", row)
+		}
+		tries := 0
+		for _, c := range w.rt.Calls() {
+			if c.Op == fake.OpPrepare {
+				tries++
+			}
+		}
+		if tries != 1 {
+			t.Errorf("tried %d times within its backoff", tries)
+		}
+	})
+}
+
 func TestPermanentFailureWaitsForChange(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.rt.Fail(fake.OpPrepare, rtName("web"), 1, &runtime.Error{Op: "prepare", Err: errors.New("no such command"), Permanent: true})

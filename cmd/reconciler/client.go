@@ -88,14 +88,20 @@ func (c *agentClient) plan(ctx context.Context) (report.Plan, error) {
 	return p, ended("plan", err)
 }
 
-// sync waits as long as ctx allows. The agent is told to give up a moment before, so that it can say what it waits for.
-func (c *agentClient) sync(ctx context.Context) (reconcile.SyncResult, error) {
-	timeout := time.Duration(0)
-	if deadline, ok := ctx.Deadline(); ok {
-		left := time.Until(deadline)
-		timeout = max(left-min(time.Second, left/10), time.Millisecond)
+// answerTime is how long an agent may take, beside the time that it was given, to say how a sync ended.
+const answerTime = 10 * time.Second
+
+// sync waits until the node has converged, or timeout (0: none) is over: the agent says then what it waits for.
+func (c *agentClient) sync(ctx context.Context, timeout time.Duration) (reconcile.SyncResult, error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout+answerTime)
+		defer cancel()
 	}
 	r, err := c.api.Sync(ctx, timeout)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return r, withHint(fmt.Errorf("sync: the agent did not answer within %v: %w", timeout+answerTime, err), "its log says what it is at")
+	}
 	return r, ended("sync", err)
 }
 

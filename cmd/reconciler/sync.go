@@ -25,11 +25,7 @@ flags given here, and needs --repo.`,
 	a.set.addAll(cmd.Flags())
 	a.set.hideListen(cmd.Flags())
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "wait `DURATION` at most (0: for ever)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, cancel := timeLimit(cmd.Context(), timeout)
-		defer cancel()
-		return a.runSync(ctx)
-	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runSync(cmd.Context(), timeout) }
 	return cmd
 }
 
@@ -41,11 +37,11 @@ func timeLimit(ctx context.Context, timeout time.Duration) (context.Context, con
 	return context.WithTimeout(ctx, timeout)
 }
 
-func (a *app) runSync(ctx context.Context) error {
+func (a *app) runSync(ctx context.Context, timeout time.Duration) error {
 	if err := needRoot("sync"); err != nil {
 		return err
 	}
-	result, err := a.syncBy(ctx)
+	result, err := a.syncBy(ctx, timeout)
 	if err != nil {
 		return err
 	}
@@ -63,11 +59,11 @@ func (a *app) runSync(ctx context.Context) error {
 }
 
 // syncBy has the agent converge or, where none runs, does it here.
-func (a *app) syncBy(ctx context.Context) (reconcile.SyncResult, error) {
+func (a *app) syncBy(ctx context.Context, timeout time.Duration) (reconcile.SyncResult, error) {
 	client, err := a.agentClient(ctx)
 	switch {
 	case err == nil:
-		return client.sync(ctx)
+		return client.sync(ctx, timeout)
 	case !errors.Is(err, errNoAgent):
 		return reconcile.SyncResult{}, err
 	case a.set.repo == "":
@@ -81,6 +77,8 @@ func (a *app) syncBy(ctx context.Context) (reconcile.SyncResult, error) {
 	if err != nil {
 		return reconcile.SyncResult{}, err
 	}
+	ctx, cancel := timeLimit(ctx, timeout)
+	defer cancel()
 	return agent.SyncOnce(ctx)
 }
 

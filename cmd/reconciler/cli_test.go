@@ -138,6 +138,7 @@ func TestMistakes(t *testing.T) {
 		{"no argument", "describe", 1, []string{"reconciler describe: wants NAME, but was given nothing", "hint: usage: reconciler describe NAME"}},
 		{"instance", "ps --instance ../x", 1, []string{`--instance "../x": not a name`}},
 		{"relative directory", "ps --state-dir x", 1, []string{"--state-dir x: not an absolute path"}},
+		{"relative prefix", "agent --repo /x --allow-capture bin", 1, []string{"--allow-capture bin: not an absolute path"}},
 		{"exec fails with 125", "exec web", 125, []string{"hint: usage: reconciler exec [flags] NAME -- COMMAND"}},
 		{"exec with a wrong flag too", "exec --frob web -- ls", 125, []string{"no such flag --frob"}},
 		{"diff fails with 2", "diff a..b --node x --all-nodes", 2, []string{"exclude each other"}},

@@ -38,6 +38,9 @@ func (a *app) fromEnvironment(cmd *cobra.Command) error {
 		if flag == nil || flag.Changed { // another verb's flag, or set nearer to the user
 			continue
 		}
+		if len(v.values) > 1 && !repeatable(flag) {
+			return fmt.Errorf("%s:%d: %s: want one value, not %d", a.set.config, v.line, v.flag, len(v.values))
+		}
 		for _, text := range v.values {
 			if err := flags.Set(v.flag, text); err != nil {
 				return fmt.Errorf("%s:%d: %s: %s", a.set.config, v.line, v.flag, flagProblem(err))
@@ -45,6 +48,16 @@ func (a *app) fromEnvironment(cmd *cobra.Command) error {
 		}
 	}
 	return nil
+}
+
+// repeatable reports whether a flag gathers its values; any other one keeps the last.
+func repeatable(flag *pflag.Flag) bool {
+	switch flag.Value.Type() {
+	case "stringSlice", "stringToString":
+		return true
+	default:
+		return false
+	}
 }
 
 // fromVariables sets the flags that have a variable and are not on the command line.

@@ -116,6 +116,7 @@ func TestConfigIsStrict(t *testing.T) {
 		{"unknown", "repo: x\nbrunch: main\n", `:2: brunch: no such flag: did you mean "branch"?`},
 		{"twice", "repo: x\nrepo: y\n", `:2: repo: set on line 1 already`},
 		{"type", "interval: soon\n", `:1: interval: `},
+		{"several", "interval: [1s, 2s]\n", `:1: interval: want one value, not 2`},
 		{"nested", "repo: {a: {b: c}}\n", `:1: repo: want a mapping to plain values`},
 		{"list", "- repo\n", `want a mapping of flags to values`},
 		{"itself", "config: other.yaml\n", `config: no such flag`},

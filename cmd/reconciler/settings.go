@@ -133,6 +133,20 @@ func (s *settings) resolve() error {
 			return withHint(fmt.Errorf("%s %s: not an absolute path", dir.flag, dir.path), "the supervisor outlives this directory of work: give the whole path")
 		}
 	}
+	for _, allow := range []struct {
+		flag     string
+		prefixes []string
+	}{
+		{"--allow-capture", s.allowCapture},
+		{"--allow-host-path", s.allowHostPath},
+		{"--allow-secret-path", s.allowSecretPath},
+	} {
+		for _, prefix := range allow.prefixes {
+			if !strings.HasPrefix(prefix, "/") {
+				return withHint(fmt.Errorf("%s %s: not an absolute path", allow.flag, prefix), "manifests name this server's files from the root: so does what allows them")
+			}
+		}
+	}
 	if s.node == "" {
 		host, err := os.Hostname()
 		if err != nil {

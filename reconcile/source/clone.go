@@ -67,7 +67,7 @@ func (s *Source) openClone() (*store, error) {
 
 // cloneAnew clones into a directory beside the clone and puts it in the clone's place. Trees that were handed out go on
 // reading: they ask for objects, wherever those are.
-func (s *Source) cloneAnew(ctx context.Context, talk *conversation) (_ manifest.Revision, err error) {
+func (s *Source) cloneAnew(talk *conversation) (_ manifest.Revision, err error) {
 	dir := s.clonePath()
 	leftovers, _ := filepath.Glob(dir + ".*-*") // the pattern is fine
 	for _, name := range leftovers {
@@ -85,7 +85,7 @@ func (s *Source) cloneAnew(ctx context.Context, talk *conversation) (_ manifest.
 	if err = s.initClone(tmp); err != nil {
 		return manifest.Revision{}, err
 	}
-	if err = s.receive(ctx, tmp, talk, request{depth: 1}); err != nil {
+	if err = s.receive(tmp, talk, request{depth: 1}); err != nil {
 		return manifest.Revision{}, err
 	}
 	if err = setBranch(tmp, s.cfg.Branch, talk.want); err != nil {

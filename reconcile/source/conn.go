@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 )
 
@@ -49,12 +50,15 @@ func dialPatiently(patience time.Duration) func(ctx context.Context, network, ad
 	}
 }
 
-// cappedBody ends with ErrTooLarge after limit bytes, and reads a small rest before it closes, so that the connection
-// can be used again.
+// cappedBody ends with ErrTooLarge after limit bytes, gives up when the server is silent for too long, and reads a small
+// rest before it closes, so that the connection can be used again. The silence of a connection that waits for the next
+// poll is no fault, so it is not a patientConn.
 type cappedBody struct {
 	io.ReadCloser
 
-	left int64
+	left     int64
+	patience time.Duration
+	cancel   context.CancelFunc // of the request
 }
 
 func (b *cappedBody) Read(p []byte) (int, error) {
@@ -64,13 +68,18 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
+	silent := time.AfterFunc(b.patience, b.cancel)
 	n, err := b.ReadCloser.Read(p)
+	if !silent.Stop() && err != nil {
+		err = os.ErrDeadlineExceeded
+	}
 	b.left -= int64(n)
 	return n, err
 }
 
 func (b *cappedBody) Close() error {
-	_, err := io.CopyN(io.Discard, b.ReadCloser, keepAliveAnswer)
+	defer b.cancel()
+	_, err := io.CopyN(io.Discard, b, keepAliveAnswer)
 	closeErr := b.ReadCloser.Close()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil // what was wanted had been read

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +148,21 @@ func TestCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetched(t, s, commit)
+
+	named := cfg
+	named.URL = strings.Replace(cfg.URL, "127.0.0.1", "localhost", 1)
+	_, err = open(t, named).Fetch(t.Context())
+	refused(t, err, source.ErrCertificate, "localhost", "a name that the certificate is for")
+	expired := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true, Expired: true})
+	_, err = open(t, source.Config{URL: expired.Repo("fleet.git"), CAFile: expired.CAFile}).Fetch(t.Context())
+	refused(t, err, source.ErrCertificate, "expired", "clock")
+
+	// The wrong scheme, either way.
+	plain := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	_, err = open(t, source.Config{URL: strings.Replace(plain.Repo("fleet.git"), "http:", "https:", 1)}).Fetch(t.Context())
+	refused(t, err, source.ErrProtocol, "no TLS", "http://")
+	_, err = open(t, source.Config{URL: strings.Replace(cfg.URL, "https:", "http:", 1)}).Fetch(t.Context())
+	refused(t, err, source.ErrProtocol, "answers 400", "check the URL")
 }
 
 // Credentials do not follow a redirect to another host.
@@ -207,6 +223,13 @@ func TestServersThatMisbehave(t *testing.T) {
 				wait(req)
 			}
 		}, source.ErrUnreachable},
+		{"drips the list of branches", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				drip(w, req, rec.Body.Bytes())
+			}
+		}, source.ErrUnreachable},
 		{"breaks off in the pack", func(next http.Handler) http.HandlerFunc {
 			return func(w http.ResponseWriter, req *http.Request) {
 				if req.Method == http.MethodGet {
@@ -253,11 +276,11 @@ func TestServersThatMisbehave(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			misbehave := false
+			var misbehave atomic.Bool
 			h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
 				bad := c.wrap(next)
 				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					if misbehave {
+					if misbehave.Load() {
 						bad(w, req)
 						return
 					}
@@ -272,7 +295,7 @@ func TestServersThatMisbehave(t *testing.T) {
 				r.Git("reset", "--quiet", "--hard", first)
 				r.Push()
 			}()
-			misbehave = true
+			misbehave.Store(true)
 			start := time.Now()
 			_, err := s.Fetch(t.Context())
 			refused(t, err, c.reason)
@@ -291,9 +314,43 @@ func TestServersThatMisbehave(t *testing.T) {
 					t.Errorf("left behind: %v", torn)
 				}
 			}
-			misbehave = false
+			misbehave.Store(false)
 			fetched(t, s, second)
 		})
+	}
+}
+
+func TestServerThatDripsThePack(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet {
+				next.ServeHTTP(w, req)
+				return
+			}
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, req)
+			drip(w, req, rec.Body.Bytes())
+		})
+	}})
+	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond}).Fetch(t.Context())
+	refused(t, err, source.ErrUnreachable, "less than 1024 bytes in 3s")
+}
+
+// drip sends an answer byte by byte, so that the server is never silent, until the client has had enough.
+func drip(w http.ResponseWriter, req *http.Request, answer []byte) {
+	for _, b := range answer {
+		if _, err := w.Write([]byte{b}); err != nil {
+			return
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-req.Context().Done():
+			return
+		}
 	}
 }
 
@@ -335,7 +392,12 @@ func TestOpenRefuses(t *testing.T) {
 		"https://example.com":            "no path",
 		"https:///x.git":                 "no host",
 		"https://u:canary@exa mple/x":    "",
-		"https://u:canary%zz@example/x":  "",
+		"https://u:canary%zz@example/x":  "%XX",
+		"https://u:canary/x@example/x":   "%XX",
+		"https://u:canary?x@example/x":   "%XX",
+		"https://u:x?canary@example/x":   "%XX",
+		"https://u:canary#x@example/x":   "%XX",
+		"https://u:x/canary@example/x":   "%XX",
 		"file://elsewhere/x.git":         "on this machine",
 		"https://example.com/x\x1b[31m":  "control character",
 		"http://u:canary@example.com/x":  "readable on the way",

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -60,11 +61,17 @@ func (s *Source) explain(err error) error {
 	case errors.Is(err, transport.ErrRepositoryNotFound):
 		return fmt.Errorf("%w (404)", ErrNotFound)
 	case errors.As(err, &status):
-		return fmt.Errorf("%w: the server answers %d", ErrUnreachable, status.StatusCode())
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS):
-		return err // of our own disk
+		reason := ErrUnreachable
+		if code := status.StatusCode(); code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests {
+			reason = ErrProtocol // asking again will not help
+		}
+		return fmt.Errorf("%w: the server answers %d", reason, status.StatusCode())
+	case !s.at.remote(), isLocal(err):
+		return err
 	case isCertificate(err):
-		return fmt.Errorf("%w: %s", ErrCertificate, printable(innermost(err).Error(), 300))
+		return untrusted(err)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return withHint(fmt.Errorf("%w: there is no TLS at the other end", ErrProtocol), "check the URL: should it begin with http://, or have another port?")
 	case isTimeout(err):
 		return fmt.Errorf("%w: no answer within %s: %w", ErrUnreachable, s.cfg.Timeout, context.DeadlineExceeded)
 	case isProtocol(err):
@@ -101,12 +108,33 @@ func (s *Source) defaultHint(err error) string {
 	return ""
 }
 
+// isLocal reports an error of this machine's disk, or of a malformed tree, which no server has a part in.
+func isLocal(err error) bool {
+	var file *fs.PathError
+	var link *os.LinkError
+	return errors.As(err, &file) || errors.As(err, &link)
+}
+
 func isCertificate(err error) bool {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var verification *tls.CertificateVerificationError
 	return errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &verification)
+}
+
+// untrusted says what is wrong with a certificate; where nothing better is known the hint is that of ErrCertificate.
+func untrusted(err error) error {
+	why := fmt.Errorf("%w: %s", ErrCertificate, printable(innermost(err).Error(), 300))
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &host):
+		return withHint(why, "write the URL with a name that the certificate is for")
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return withHint(why, "renew the certificate, or set the clock of this machine")
+	}
+	return why
 }
 
 func isTimeout(err error) bool {

@@ -140,9 +140,11 @@ func TestWarmFetch(t *testing.T) {
 	r := sourcetest.NewRepo(t)
 	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
 	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
-	s := open(t, source.Config{URL: h.Repo("fleet.git")})
+	const patience = time.Second
+	s := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: patience})
 	fetched(t, s, first)
 	h.Requests()
+	<-time.After(2 * patience) // a poll comes long after the one before
 	fetched(t, s, first)
 	if got := h.Requests(); len(got) != 1 || got[0] != "GET /fleet.git/info/refs" {
 		t.Errorf("nothing new cost %q", got)

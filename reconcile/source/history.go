@@ -189,7 +189,7 @@ func (s *Source) deepen(ctx context.Context, st *store) error {
 	defer func() { _ = talk.Close() }()
 	s.log.Info("fetching the whole history, to see how two commits follow each other", "url", s.at.display)
 	// Asked as if nothing were here: the server then cannot leave anything out.
-	if err := s.receive(ctx, st.at.dir, talk, request{}); err != nil {
+	if err := s.receive(st.at.dir, talk, request{}); err != nil {
 		return err
 	}
 	if err := st.reopen(); err != nil {

@@ -2,12 +2,15 @@ package source
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
@@ -65,7 +68,7 @@ func (s *Source) httpClient() (transport.Transport, error) {
 	}
 	s.http.idle = &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialPatiently(s.cfg.Timeout),
+		DialContext:           (&net.Dialer{Timeout: s.cfg.Timeout}).DialContext,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   s.cfg.Timeout,
 		ResponseHeaderTimeout: s.cfg.Timeout,
@@ -74,16 +77,22 @@ func (s *Source) httpClient() (transport.Transport, error) {
 		ForceAttemptHTTP2:     true,
 	}
 	s.http.ca = sum
-	s.http.client = githttp.NewClientWithOptions(&http.Client{Transport: limited{s.http.idle}}, nil)
+	s.http.client = githttp.NewClientWithOptions(&http.Client{Transport: limited{s.http.idle, s.cfg.Timeout}}, nil)
 	return s.http.client, nil
 }
 
-// limited bounds what a server can make us read.
-type limited struct{ http.RoundTripper }
+// limited bounds what a server can make us read, and wait for.
+type limited struct {
+	http.RoundTripper
+
+	patience time.Duration
+}
 
 func (l limited) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := l.RoundTripper.RoundTrip(req)
+	ctx, cancel := context.WithCancel(req.Context())
+	res, err := l.RoundTripper.RoundTrip(req.WithContext(ctx))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	limit := int64(maxPackAnswer)
@@ -93,7 +102,7 @@ func (l limited) RoundTrip(req *http.Request) (*http.Response, error) {
 	case req.Method == http.MethodGet:
 		limit = maxRefsAnswer
 	}
-	res.Body = &cappedBody{ReadCloser: res.Body, left: limit}
+	res.Body = &cappedBody{ReadCloser: res.Body, left: limit, patience: l.patience, cancel: cancel}
 	return res, nil
 }
 

@@ -1,7 +1,6 @@
 package source
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -64,12 +63,8 @@ func parseLocation(raw string) (location, error) {
 		return parsePathOrSCP(raw)
 	}
 	u, err := url.Parse(raw)
-	if err != nil {
-		// The outer text repeats the URL, password and all.
-		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err
-		}
-		return bad(forms, "%s", strings.ReplaceAll(err.Error(), raw, redact(raw)))
+	if err != nil { // its text repeats parts of the URL, perhaps of the password
+		return bad(forms+"; in a password write %XX for each of / ? # @ : %", "not a URL")
 	}
 	switch u.Scheme {
 	case "http", "https":
@@ -119,29 +114,32 @@ func parsePathOrSCP(raw string) (location, error) {
 	return location{kind: kindPath, dir: abs, display: abs}, nil
 }
 
-// redact takes the password out of a URL, also of one that does not parse, and what comes after a question mark, where
-// some hosts want tokens. The user stays: without a password it may be a token as well, so it goes too unless it is
-// one that people need to see.
+// redact takes the password out of a URL, and what comes after a question mark, where some hosts want tokens. The user
+// of http goes too: it may be a token as well. Of what does not parse only the scheme is shown: where a password with a
+// slash or a question mark in it ends cannot be known.
 func redact(raw string) string {
-	raw, _, _ = strings.Cut(raw, "?")
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
 		return printable(raw, 500)
 	}
-	authority, tail, _ := strings.Cut(rest, "/")
-	at := strings.LastIndexByte(authority, '@')
-	if at < 0 {
-		return printable(raw, 500)
+	u, err := url.Parse(raw)
+	if err != nil {
+		return printable(scheme, 20) + "://***"
 	}
-	user, _, _ := strings.Cut(authority[:at], ":")
-	if scheme == "http" || scheme == "https" {
-		user = "***"
+	rest, _, _ = strings.Cut(rest, "?")
+	rest, _, _ = strings.Cut(rest, "#")
+	if u.User != nil {
+		user := u.User.Username()
+		if scheme == "http" || scheme == "https" {
+			user = "***"
+		}
+		authority, tail, slash := strings.Cut(rest, "/")
+		rest = user + "@" + authority[strings.LastIndexByte(authority, '@')+1:]
+		if slash {
+			rest += "/" + tail
+		}
 	}
-	out := scheme + "://" + user + "@" + authority[at+1:]
-	if strings.Contains(rest, "/") {
-		out += "/" + tail
-	}
-	return printable(out, 500)
+	return printable(scheme+"://"+rest, 500)
 }
 
 // looksLikeHost matches github.com/org/repo, a URL whose scheme was forgotten.

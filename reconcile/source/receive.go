@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -30,7 +31,7 @@ type request struct {
 }
 
 // receive gets the pack for the branch and stores it in the repository at dir.
-func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r request) (err error) {
+func (s *Source) receive(dir string, talk *conversation, r request) (err error) {
 	req := packp.NewUploadPackRequestFromCapabilities(talk.refs.Capabilities)
 	req.Wants = []plumbing.Hash{talk.want}
 	req.Haves = r.haves
@@ -55,25 +56,26 @@ func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r 
 			return err
 		}
 	}
-	res, err := talk.UploadPack(ctx, req)
+	res, err := talk.UploadPack(talk.ctx, req)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, res.Close()) }()
-	var stream io.Reader = res
+	from := newPaced(res, slowest*s.cfg.Timeout, talk.cancel)
+	defer from.timer.Stop()
+	var stream io.Reader = from
 	switch {
 	case req.Capabilities.Supports(capability.Sideband64k):
-		stream = sideband.NewDemuxer(sideband.Sideband64k, res)
+		stream = sideband.NewDemuxer(sideband.Sideband64k, from)
 	case req.Capabilities.Supports(capability.Sideband):
-		stream = sideband.NewDemuxer(sideband.Sideband, res)
+		stream = sideband.NewDemuxer(sideband.Sideband, from)
 	}
 	removeTorn(dir) // of a process that died
-	from := &remembering{Reader: stream}
-	if err = storePack(dir, from); err != nil {
-		if from.err != nil {
-			return fmt.Errorf("transfer cut short: %w", from.err)
+	if err = storePack(dir, stream); err != nil {
+		if cause := context.Cause(talk.ctx); cause != nil {
+			return cause
 		}
-		return fmt.Errorf("store what the server sent: %w", err)
+		return fmt.Errorf("receive the pack: %w", err)
 	}
 	if len(res.Shallows) == 0 {
 		return nil
@@ -83,17 +85,36 @@ func (s *Source) receive(ctx context.Context, dir string, talk *conversation, r 
 	return sto.SetShallow(res.Shallows)
 }
 
-// remembering keeps the error of the stream, to tell a broken connection from a full disk.
-type remembering struct {
+// A server that sends byte by byte is never silent, so minPace bytes have to come within slowest times what a silence may
+// last. It is low enough for one that says only now and then that it still prepares the pack.
+const (
+	minPace = 1 << 10
+	slowest = 10
+)
+
+// paced gives up a stream that is too slow.
+type paced struct {
 	io.Reader
 
-	err error
+	limit time.Duration
+	timer *time.Timer
+	got   int // bytes since the timer was set
 }
 
-func (r *remembering) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		r.err = err
+func newPaced(r io.Reader, limit time.Duration, giveUp func(error)) *paced {
+	return &paced{Reader: r, limit: limit, timer: time.AfterFunc(limit, func() {
+		giveUp(fmt.Errorf("%w: it sent less than %d bytes in %s", ErrUnreachable, minPace, limit))
+	})}
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if p.got += n; p.got >= minPace {
+		p.timer.Reset(p.limit)
+		p.got = 0
+	}
+	if err != nil {
+		p.timer.Stop()
 	}
 	return n, err
 }

@@ -22,12 +22,19 @@ const maxPacks = 100
 // repository is the damaged one.
 const cloneAgainAfter = 10 * time.Minute
 
-// conversation is one connection to a server, and what it has.
+// conversation is one connection to a server, and what it has. All that is said in it ends with its context.
 type conversation struct {
 	transport.UploadPackSession
 
-	refs *packp.AdvRefs
-	want plumbing.Hash // the branch
+	ctx    context.Context //nolint:containedctx // it lasts as long as the conversation, over several calls
+	cancel context.CancelCauseFunc
+	refs   *packp.AdvRefs
+	want   plumbing.Hash // the branch
+}
+
+func (c *conversation) Close() error {
+	defer c.cancel(nil)
+	return c.UploadPackSession.Close()
 }
 
 // ask connects and finds the branch. It is the whole of a poll that finds nothing new.
@@ -49,7 +56,7 @@ func (s *Source) ask(ctx context.Context) (*conversation, error) {
 	if err == nil {
 		var refs *packp.AdvRefs
 		if refs, err = sess.AdvertisedReferencesContext(cut); err == nil {
-			c := &conversation{UploadPackSession: &cancelling{sess, cancel}, refs: refs}
+			c := &conversation{UploadPackSession: sess, ctx: cut, cancel: cancel, refs: refs}
 			if c.want, err = s.pick(refs); err == nil {
 				return c, nil
 			}
@@ -61,18 +68,6 @@ func (s *Source) ask(ctx context.Context) (*conversation, error) {
 	}
 	cancel(nil)
 	return nil, err
-}
-
-// cancelling releases the context when the session ends.
-type cancelling struct {
-	transport.UploadPackSession
-
-	cancel context.CancelCauseFunc
-}
-
-func (c *cancelling) Close() error {
-	defer c.cancel(nil)
-	return c.UploadPackSession.Close()
 }
 
 func (s *Source) pick(refs *packp.AdvRefs) (plumbing.Hash, error) {
@@ -114,9 +109,9 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 	}
 	defer func() { _ = talk.Close() }()
 	if st == nil {
-		return s.cloneAnew(ctx, talk)
+		return s.cloneAnew(talk)
 	}
-	rev, err := s.update(ctx, st, talk)
+	rev, err := s.update(st, talk)
 	if errors.Is(err, ErrCorrupt) {
 		s.log.Warn("the clone is damaged and is made again", "url", s.at.display, "error", err)
 		again, askErr := s.ask(ctx) // an ssh session is good for one transfer
@@ -124,13 +119,13 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 			return manifest.Revision{}, askErr
 		}
 		defer func() { _ = again.Close() }()
-		return s.cloneAnew(ctx, again)
+		return s.cloneAnew(again)
 	}
 	return rev, err
 }
 
 // update brings the clone up to the branch.
-func (s *Source) update(ctx context.Context, st *store, talk *conversation) (manifest.Revision, error) {
+func (s *Source) update(st *store, talk *conversation) (manifest.Revision, error) {
 	have, err := st.branch(s.cfg.Branch)
 	if err != nil {
 		return manifest.Revision{}, fmt.Errorf("%w: branch %s: %w", ErrCorrupt, s.cfg.Branch, err)
@@ -146,7 +141,7 @@ func (s *Source) update(ctx context.Context, st *store, talk *conversation) (man
 	}
 	if packs, err := countPacks(st.at.dir); err == nil && packs >= maxPacks {
 		s.log.Info("the clone has many packs and is made again", "url", s.at.display, "packs", packs)
-		return s.cloneAnew(ctx, talk)
+		return s.cloneAnew(talk)
 	}
 	// A branch that was moved back to a commit that is here needs nothing.
 	if c, err := st.commit(talk.want); err != nil {
@@ -158,7 +153,7 @@ func (s *Source) update(ctx context.Context, st *store, talk *conversation) (man
 		if err != nil {
 			return manifest.Revision{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		if err := s.receive(ctx, st.at.dir, talk, request{haves: haves, shallow: shallow}); err != nil {
+		if err := s.receive(st.at.dir, talk, request{haves: haves, shallow: shallow}); err != nil {
 			return manifest.Revision{}, err
 		}
 	} else if _, err := st.tree(c.TreeHash); err != nil {

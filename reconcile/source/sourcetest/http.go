@@ -1,10 +1,16 @@
 package sourcetest
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -15,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // HTTPServer serves repositories over smart HTTP.
@@ -38,6 +45,8 @@ type HTTPOptions struct {
 	Bearer string
 	// TLS makes it an https server with a certificate of its own.
 	TLS bool
+	// Expired makes that a certificate whose time is over.
+	Expired bool
 	// Wrap puts a handler in front, for failures.
 	Wrap func(http.Handler) http.Handler
 }
@@ -79,6 +88,9 @@ func GitHTTP(tb testing.TB, root string, opts HTTPOptions) *HTTPServer {
 	}
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that do not trust it are meant
 	if opts.TLS {
+		if opts.Expired {
+			s.TLS = &tls.Config{Certificates: []tls.Certificate{expired(tb)}, MinVersion: tls.VersionTLS12}
+		}
 		s.StartTLS()
 		s.CAFile = filepath.Join(tb.TempDir(), "ca.pem")
 		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
@@ -93,6 +105,23 @@ func GitHTTP(tb testing.TB, root string, opts HTTPOptions) *HTTPServer {
 		s.Close()
 	})
 	return s
+}
+
+func expired(tb testing.TB) tls.Certificate {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(-time.Hour), NotBefore: time.Now().Add(-2 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func (o HTTPOptions) authenticate(next http.Handler) http.Handler {

@@ -18,36 +18,36 @@ const (
 	keepAliveAnswer = 16 << 10  // bytes of an answer's rest read to keep its connection
 )
 
-// patientConn gives up when the other side is silent for too long, whatever is spoken on top of it.
+// patientConn gives up when the other side is silent for too long, whatever is spoken on top of it, and tells why: on top
+// of it that looks like an end.
 type patientConn struct {
 	net.Conn
 
 	patience time.Duration
+	giveUp   context.CancelCauseFunc
 }
 
 func (c *patientConn) Read(p []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.patience)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	return n, c.judge(err)
 }
 
 func (c *patientConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	return n, c.judge(err)
 }
 
-func dialPatiently(patience time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		d := net.Dialer{Timeout: patience}
-		conn, err := d.DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &patientConn{Conn: conn, patience: patience}, nil
+func (c *patientConn) judge(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.giveUp(err)
 	}
+	return err
 }
 
 // cappedBody ends with ErrTooLarge after limit bytes, gives up when the server is silent for too long, and reads a small

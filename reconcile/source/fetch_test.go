@@ -134,6 +134,91 @@ func TestDescendsBeyondAShallowClone(t *testing.T) {
 	}
 }
 
+// A server whose own history is cut off is no damaged clone.
+func TestServerIsShallow(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	old := r.Commit("old", sourcetest.Files{"a.yaml": "0"})
+	first := r.Commit("one", sourcetest.Files{"a.yaml": "1"})
+	second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2"})
+	r.Git("clone", "--quiet", "--bare", "--depth=2", "file://"+r.Bare, filepath.Join(r.Root, "mirror.git"))
+	cfg := source.Config{
+		URL:    sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("mirror.git"),
+		Logger: slog.New(slog.NewTextHandler(healthy{t}, nil)),
+	}
+	s := open(t, cfg)
+	fetched(t, s, second)
+	if ok, err := s.Descends(t.Context(), first, second); !ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+	_, err := s.Descends(t.Context(), old, second)
+	refused(t, err, source.ErrUnknownCommit)
+	fetched(t, s, second)
+}
+
+// A clone that forgot where it was cut off is found out by the question it cannot answer, and made again.
+func TestShallowListLost(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	first := r.Commit("one", sourcetest.Files{"a.yaml": "1"})
+	r.Commit("between", nil)
+	second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2"})
+	cfg := source.Config{URL: sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), StateDir: t.TempDir()}
+	s := open(t, cfg)
+	fetched(t, s, second)
+	remove(t, cfg.StateDir, "repo.git/shallow")
+	_, err := s.Descends(t.Context(), first, second)
+	refused(t, err, source.ErrCorrupt)
+	fetched(t, s, second)
+	if ok, err := s.Descends(t.Context(), first, second); !ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+}
+
+// An agent and commands beside it use one clone: each fetches, looks into history and reads while the others do.
+func TestOneCloneForSeveral(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	old := r.Commit("old", sourcetest.Files{"a.yaml": "0"})
+	first := r.CommitPush("first", sourcetest.Files{"a.yaml": "1"})
+	cfg := source.Config{
+		URL:      sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"),
+		StateDir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(healthy{t}, nil)),
+	}
+	done := make(chan struct{})
+	var beside sync.WaitGroup
+	for i := range 3 {
+		beside.Go(func() {
+			s := open(t, cfg)
+			for {
+				rev, err := s.Fetch(t.Context())
+				if err != nil {
+					t.Errorf("%d: %v", i, err)
+					return
+				}
+				if fsys, err := s.Tree(t.Context(), rev.Commit); err != nil {
+					t.Errorf("%d: %v", i, err)
+				} else if _, err := fs.ReadFile(fsys, "a.yaml"); err != nil {
+					t.Errorf("%d: %v", i, err)
+				}
+				if ok, err := s.Descends(t.Context(), []string{old, first}[i%2], rev.Commit); !ok || err != nil {
+					t.Errorf("%d: %v %v", i, ok, err)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i := range 5 {
+		fetched(t, open(t, cfg), r.CommitPush("more", sourcetest.Files{"a.yaml": fmt.Sprint(i)}))
+	}
+	close(done)
+	beside.Wait()
+}
+
 // A poll that finds nothing new is one request, and no pack; one that does is two. The connection stays.
 func TestWarmFetch(t *testing.T) {
 	t.Parallel()

@@ -94,6 +94,9 @@ func (s *store) named(revision string) (plumbing.Hash, error) {
 // has no history: each of its revisions follows each other.
 func (s *Source) Descends(ctx context.Context, ancestor, commit string) (bool, error) {
 	ok, err := s.descends(ctx, ancestor, commit)
+	if errors.Is(err, ErrCorrupt) {
+		s.noteDamage(err)
+	}
 	if err != nil {
 		return false, s.fail("compare history", err)
 	}
@@ -173,15 +176,15 @@ func (s *store) reaches(ctx context.Context, from, to plumbing.Hash) (found, cut
 func (s *Source) deepen(ctx context.Context, st *store) error {
 	ctx, cancel := context.WithTimeout(ctx, transferLimit)
 	defer cancel()
-	shallow, err := st.shallows()
-	if err != nil || len(shallow) == 0 {
-		return err
-	}
 	unlock, err := s.lockClone(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	shallow, err := st.shallows()
+	if err != nil || len(shallow) == 0 {
+		return err
+	}
 	talk, err := s.ask(ctx)
 	if err != nil {
 		return err
@@ -194,6 +197,9 @@ func (s *Source) deepen(ctx context.Context, st *store) error {
 	}
 	if err := st.reopen(); err != nil {
 		return err
+	}
+	for _, h := range talk.refs.Shallows { // the server's own history may be cut off too
+		shallow[h] = true
 	}
 	return st.unshallow(shallow)
 }

@@ -70,7 +70,12 @@ func (h *hostKeys) check(hostname string, remote net.Addr, key ssh.PublicKey) er
 	offered := key.Type() + " " + ssh.FingerprintSHA256(key)
 	var mismatch *xknownhosts.KeyError
 	var revoked *xknownhosts.RevokedError
+	cert, isCert := key.(*ssh.Certificate)
 	switch {
+	case isCert:
+		h.refusal = withHint(fmt.Errorf("%w: the certificate of %s, signed by %s %s, is refused: %s", ErrHostKey, h.addr,
+			cert.SignatureKey.Type(), ssh.FingerprintSHA256(cert.SignatureKey), printable(err.Error(), 200)),
+			"ask whoever signs the certificates of the server; a @cert-authority line of "+strings.Join(h.files, " or ")+" says whose are trusted")
 	case errors.As(err, &revoked):
 		h.refusal = withHint(fmt.Errorf("%w: the key of %s (%s) is revoked in %s:%d", ErrHostKey, h.addr, offered,
 			revoked.Revoked.Filename, revoked.Revoked.Line), "do not connect; ask whoever runs the server")

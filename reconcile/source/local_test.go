@@ -3,7 +3,9 @@ package source_test
 import (
 	"context"
 	"crypto/sha1"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,6 +73,25 @@ func TestRepackedUnderneath(t *testing.T) {
 		}
 		fetched(t, s, r.CommitPush("more", sourcetest.Files{"a.yaml": time.Now().String()}))
 	}
+}
+
+// A repository that is removed while it is read says nothing of the commit.
+func TestRemovedUnderneath(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	s := open(t, source.Config{URL: r.Bare})
+	if fetch(t, s).Commit != first {
+		t.Fatal("wrong commit")
+	}
+	fsys := tree(t, s, first)
+	if err := os.RemoveAll(r.Bare); err != nil {
+		t.Fatal(err)
+	}
+	_, err := fs.ReadFile(fsys, "a.yaml")
+	refused(t, err, source.ErrCorrupt)
+	_, err = s.Fetch(t.Context())
+	refused(t, err, source.ErrNotFound, r.Bare)
 }
 
 func TestOpenLocal(t *testing.T) {
@@ -221,6 +242,71 @@ func TestWatch(t *testing.T) {
 	}
 	if hints, err := open(t, source.Config{URL: "https://example.com/x.git"}).Watch(t.Context()); hints != nil || err != nil {
 		t.Error("a remote cannot be watched", hints, err)
+	}
+}
+
+// What is put in the place of the repository or directory is watched too.
+func TestWatchWhatIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]func(t *testing.T) (path string, change func(string)){
+		"bare": func(t *testing.T) (string, func(string)) {
+			r := sourcetest.NewRepo(t)
+			return r.Bare, func(text string) {
+				if _, err := os.Lstat(r.Bare); err != nil {
+					r.Git("init", "--quiet", "--bare", r.Bare)
+				}
+				r.CommitPush(text, sourcetest.Files{"a.yaml": text})
+			}
+		},
+		"directory": func(t *testing.T) (string, func(string)) {
+			dir := filepath.Join(t.TempDir(), "fleet")
+			return dir, func(text string) {
+				sourcetest.WriteTree(t, dir, sourcetest.Files{"sub/a.yaml": text})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path, change := c(t)
+			change("one")
+			s := open(t, source.Config{URL: path})
+			hints, err := s.Watch(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := fetch(t, s).Commit
+			await := func(want bool) {
+				t.Helper()
+				for deadline := time.After(20 * time.Second); ; {
+					rev, err := s.Fetch(t.Context())
+					if want && err == nil && rev.Commit != last || !want && errors.Is(err, source.ErrNotFound) {
+						last = rev.Commit
+						return
+					}
+					select {
+					case <-hints:
+					case <-deadline:
+						t.Fatalf("no hint: %v", err)
+					}
+				}
+			}
+			if err := os.Rename(path, path+".old"); err != nil {
+				t.Fatal(err)
+			}
+			await(false)
+			change("two")
+			await(true)
+			change("three")
+			await(true)
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+			await(false)
+			change("four")
+			await(true)
+			change("five")
+			await(true)
+		})
 	}
 }
 

@@ -49,7 +49,7 @@ func (s *Source) ask(ctx context.Context) (*conversation, error) {
 	})
 	defer slow.Stop()
 	if s.at.kind == kindSSH {
-		sess, err = s.sshSession(cut)
+		sess, err = s.sshSession(cut, cancel)
 	} else {
 		sess, err = s.httpSession()
 	}

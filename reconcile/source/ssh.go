@@ -33,8 +33,9 @@ type sshSession struct {
 	packed bool
 }
 
-// sshSession connects, checks the host key, and starts git-upload-pack. When ctx ends the connection is cut.
-func (s *Source) sshSession(ctx context.Context) (_ transport.UploadPackSession, err error) {
+// sshSession connects, checks the host key, and starts git-upload-pack. When ctx ends the connection is cut; giveUp ends
+// it where the server is silent.
+func (s *Source) sshSession(ctx context.Context, giveUp context.CancelCauseFunc) (_ transport.UploadPackSession, err error) {
 	ep := s.at.endpoint
 	addr := net.JoinHostPort(strings.Trim(ep.Host, "[]"), strconv.Itoa(cmp.Or(ep.Port, 22)))
 	hosts, err := s.hostKeys(addr)
@@ -52,10 +53,12 @@ func (s *Source) sshSession(ctx context.Context) (_ transport.UploadPackSession,
 		HostKeyAlgorithms: hosts.algorithms,
 		ClientVersion:     "SSH-2.0-reconciler",
 	}
-	conn, err := dialPatiently(s.cfg.Timeout)(ctx, "tcp", addr)
+	dialer := net.Dialer{Timeout: s.cfg.Timeout}
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
+	conn = &patientConn{Conn: conn, patience: s.cfg.Timeout, giveUp: giveUp}
 	detach := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() {
 		if err != nil {

@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"crypto/rand"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,12 +62,76 @@ func TestHostKeys(t *testing.T) {
 	_, err = open(t, with(rsa)).Fetch(t.Context())
 	refused(t, err, source.ErrHostKey)
 
+	// Revoked counts more than known.
+	_, err = open(t, with(string(known)+"@revoked * "+strings.SplitN(string(known), " ", 2)[1])).Fetch(t.Context())
+	refused(t, err, source.ErrHostKey, "revoked", ":2")
+
+	// The key of the same host at another port is not that of this one.
+	_, err = open(t, with("[127.0.0.1]:1 "+strings.SplitN(string(known), " ", 2)[1])).Fetch(t.Context())
+	refused(t, err, source.ErrHostKey, d.Addr+" is not in")
+
+	// Names that are hashed, among others, or a pattern.
+	hashed := with("example.com " + strings.SplitN(string(known), " ", 2)[1] + "# a comment\n\n" + string(known))
+	sourcetest.HashKnownHosts(t, hashed.KnownHosts)
+	if b, _ := os.ReadFile(hashed.KnownHosts); strings.Contains(string(b), "127.0.0.1") {
+		t.Fatalf("not hashed: %s", b)
+	}
+	fetched(t, open(t, hashed), commit)
+	fetched(t, open(t, with("[127.0.0.*]:"+d.Port+" "+strings.SplitN(string(known), " ", 2)[1])), commit)
+	_, err = open(t, with("![127.0.0.1]:"+d.Port+",[127.0.0.*]:"+d.Port+" "+strings.SplitN(string(known), " ", 2)[1])).Fetch(t.Context())
+	refused(t, err, source.ErrHostKey)
+
 	// Read at each use: what a person puts right counts at once.
 	s := open(t, unknown)
 	if err := os.WriteFile(unknown.KnownHosts, known, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fetched(t, s, commit)
+}
+
+// Servers whose keys are signed by an authority.
+func TestHostCertificates(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	commit := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	authority := filepath.Join(t.TempDir(), "authority")
+	sourcetest.NewKey(t, authority)
+	pub, err := os.ReadFile(authority + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	sourcetest.NewKey(t, other)
+	otherPub, err := os.ReadFile(other + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(d *sourcetest.SSHServer, knownHosts string) (*source.Source, error) {
+		s := open(t, source.Config{URL: d.URL(r.Bare), SSHKey: d.Key, KnownHosts: file(t, knownHosts)})
+		_, err := s.Fetch(t.Context())
+		return s, err
+	}
+	d := sourcetest.SSHD(t, sourcetest.SSHOptions{Authority: authority, Principal: "127.0.0.1"})
+	trust := "@cert-authority [127.0.0.1]:" + d.Port + " "
+	s, err := try(d, trust+string(pub))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetched(t, s, commit)
+	_, err = try(d, trust+string(otherPub))
+	refused(t, err, source.ErrHostKey, "certificate of "+d.Addr, "SHA256:", "@cert-authority")
+	_, err = try(d, trust+string(pub)+"@revoked * "+string(pub))
+	refused(t, err, source.ErrHostKey, "revoked")
+	_, err = try(d, "@cert-authority example.com "+string(pub))
+	refused(t, err, source.ErrHostKey, "certificate of "+d.Addr, "no authorities")
+
+	d = sourcetest.SSHD(t, sourcetest.SSHOptions{Authority: authority, Principal: "other.example.com"})
+	_, err = try(d, "@cert-authority [127.0.0.1]:"+d.Port+" "+string(pub))
+	refused(t, err, source.ErrHostKey, "certificate of "+d.Addr, "principal")
+	// A server without a certificate is not vouched for by the authority.
+	d = sourcetest.SSHD(t, sourcetest.SSHOptions{})
+	_, err = try(d, "@cert-authority [127.0.0.1]:"+d.Port+" "+string(pub))
+	refused(t, err, source.ErrHostKey)
 }
 
 func TestSSHKeys(t *testing.T) {
@@ -150,4 +215,31 @@ func TestSSHServerThatHangs(t *testing.T) {
 	s := open(t, source.Config{URL: "ssh://git@" + l.Addr().String() + "/x.git", SSHKey: d.Key, KnownHosts: d.KnownHosts, Timeout: 200 * time.Millisecond})
 	_, err = s.Fetch(t.Context())
 	refused(t, err, source.ErrUnreachable)
+
+	for name, c := range map[string]struct{ command, within string }{
+		"after the handshake":     {"cat >/dev/null", "no answer within 1s"},
+		"in the list of branches": {"printf 00; cat >/dev/null", "no answer within 1s"},
+		"before the pack":         {`eval "$SSH_ORIGINAL_COMMAND" | { dd bs=1 count=600 2>/dev/null; sleep 10; }`, "no answer within 1s"},
+		"drips in the list": {
+			`eval "$SSH_ORIGINAL_COMMAND" | for i in $(seq 200); do dd bs=1 count=1 2>/dev/null || exit; sleep 0.1; done`, "took longer than 2s",
+		},
+		"drips the pack": {
+			`eval "$SSH_ORIGINAL_COMMAND" | { dd bs=1 count=600 2>/dev/null; for i in $(seq 200); do dd bs=1 count=1 2>/dev/null || exit; sleep 0.1; done; }`,
+			"less than 1024 bytes in 10s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := sourcetest.NewRepo(t)
+			var text strings.Builder
+			for range 100 { // of which no pack makes a few bytes
+				text.WriteString(rand.Text())
+			}
+			r.CommitPush("one", sourcetest.Files{"a.yaml": text.String()})
+			d := sourcetest.SSHD(t, sourcetest.SSHOptions{Command: c.command})
+			s := open(t, source.Config{URL: d.URL(r.Bare), SSHKey: d.Key, KnownHosts: d.KnownHosts, Timeout: time.Second})
+			_, err := s.Fetch(t.Context())
+			refused(t, err, source.ErrUnreachable, c.within)
+		})
+	}
 }

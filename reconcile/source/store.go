@@ -88,7 +88,7 @@ func (s *store) get(t plumbing.ObjectType, h plumbing.Hash) (plumbing.EncodedObj
 		return obj, nil
 	}
 	if reopenErr := s.reopenLocked(); reopenErr != nil {
-		return nil, reopenErr
+		return nil, fmt.Errorf("%w: object %s: %w", ErrCorrupt, h, reopenErr)
 	}
 	obj, err = s.sto.EncodedObject(t, h)
 	if err != nil && !errors.Is(err, plumbing.ErrObjectNotFound) {

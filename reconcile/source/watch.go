@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,21 +25,29 @@ type watcher struct {
 	src   *Source
 	notes *fsnotify.Watcher
 	hints chan struct{}
-	count int
+	dirs  map[string]bool // watched
+	full  bool            // no more can be watched
 	// armed says that what is to be watched was there at the last look.
 	armed bool
 	git   bool
 }
 
 func (s *Source) watchLocal(ctx context.Context) (<-chan struct{}, error) {
+	w, err := s.newWatcher()
+	if err != nil {
+		return nil, err
+	}
+	w.arm()
+	go w.run(ctx)
+	return w.hints, nil
+}
+
+func (s *Source) newWatcher() (*watcher, error) {
 	notes, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, withHint(err, "raise fs.inotify.max_user_instances with sysctl; until then changes are seen by polling")
 	}
-	w := &watcher{src: s, notes: notes, hints: make(chan struct{}, 1)}
-	w.arm()
-	go w.run(ctx)
-	return w.hints, nil
+	return &watcher{src: s, notes: notes, hints: make(chan struct{}, 1), dirs: make(map[string]bool)}, nil
 }
 
 // arm watches what is at the path now.
@@ -61,17 +70,18 @@ func (w *watcher) arm() {
 
 // add watches a directory, and with deep those below it.
 func (w *watcher) add(dir string, deep bool) {
-	if w.count >= maxWatched {
+	if w.full {
 		return
 	}
 	if err := w.notes.Add(dir); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			w.src.log.Warn("a directory cannot be watched; changes there are seen by polling", "dir", dir, "error", err)
-			w.count = maxWatched // it will not get better with the next ones
+			w.full = true // it will not get better with the next ones
 		}
 		return
 	}
-	if w.count++; w.count == maxWatched {
+	w.dirs[dir] = true
+	if w.full = len(w.dirs) >= maxWatched; w.full {
 		w.src.log.Warn("too many directories to watch all; other changes are seen by polling", "dir", w.src.at.dir, "watched", maxWatched)
 	}
 	if !deep {
@@ -136,8 +146,13 @@ func (w *watcher) run(ctx context.Context) {
 // matters keeps the watches in step with the directories and says whether a look is worth it.
 func (w *watcher) matters(e fsnotify.Event) bool {
 	if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+		if w.dirs[e.Name] {
+			below := e.Name + string(filepath.Separator)
+			maps.DeleteFunc(w.dirs, func(dir string, _ bool) bool { return dir == e.Name || strings.HasPrefix(dir, below) })
+			w.full = false
+		}
 		if e.Name == w.src.at.dir {
-			w.armed, w.count = false, 0
+			w.armed = false
 		}
 	}
 	if w.git {

@@ -37,6 +37,10 @@ type SSHOptions struct {
 	HostKey string
 	// Port to listen on; empty: a free one.
 	Port string
+	// Authority is a private key file that signs the server's key, as that of the host Principal.
+	Authority, Principal string
+	// Command is a shell command that runs in place of the one that a client asks for, which is $SSH_ORIGINAL_COMMAND.
+	Command string
 }
 
 // SSHD starts OpenSSH's sshd, as the user that runs the test.
@@ -66,12 +70,20 @@ func SSHD(tb testing.TB, opts SSHOptions) *SSHServer {
 	put(tb, s.KnownHosts, fmt.Sprintf("[127.0.0.1]:%s %s", s.Port, hostPub), 0o644)
 	put(tb, filepath.Join(dir, "authorized_keys"), readFile(tb, s.Key+".pub"), 0o600)
 	config := filepath.Join(dir, "sshd_config")
-	put(tb, config, strings.Join([]string{
+	lines := []string{
 		"ListenAddress " + s.Addr, "HostKey " + s.HostKey, "PidFile none", "UsePAM no", "StrictModes no",
 		"AuthorizedKeysFile " + filepath.Join(dir, "authorized_keys"), "PasswordAuthentication no",
 		"KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password", "LogLevel VERBOSE",
-		"SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null", "",
-	}, "\n"), 0o644)
+		"SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null",
+	}
+	if opts.Authority != "" {
+		run(tb, "ssh-keygen", "-q", "-s", opts.Authority, "-I", "test", "-h", "-n", opts.Principal, s.HostKey+".pub")
+		lines = append(lines, "HostCertificate "+s.HostKey+"-cert.pub")
+	}
+	if opts.Command != "" {
+		lines = append(lines, "ForceCommand "+opts.Command)
+	}
+	put(tb, config, strings.Join(append(lines, ""), "\n"), 0o644)
 	s.start(tb, sshd, config)
 	return s
 }
@@ -141,6 +153,12 @@ func (s *SSHServer) Log() string { return s.log.String() }
 func NewKey(tb testing.TB, file string) {
 	tb.Helper()
 	run(tb, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", file)
+}
+
+// HashKnownHosts hashes the names in a known_hosts file, as ssh does with HashKnownHosts.
+func HashKnownHosts(tb testing.TB, file string) {
+	tb.Helper()
+	run(tb, "ssh-keygen", "-H", "-f", file)
 }
 
 func fingerprint(tb testing.TB, pub string) string {

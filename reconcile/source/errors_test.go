@@ -1,17 +1,14 @@
 package source_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +55,40 @@ func TestMistakes(t *testing.T) {
 			_, err = s.Tree(t.Context(), strings.Repeat("0f", 20))
 			refused(t, err, source.ErrUnknownCommit)
 		})
+	}
+}
+
+// What is wrong with this machine's disk is not blamed on the server.
+func TestStateDirectoryUnusable(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	state := filepath.Join(file(t, "in the way"), "state")
+	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), StateDir: state}).Fetch(t.Context())
+	refused(t, err, syscall.ENOTDIR, filepath.Dir(state))
+	if errors.Is(err, source.ErrUnreachable) {
+		t.Errorf("the network is blamed: %v", err)
+	}
+}
+
+// A repository of a kind that is not read is called neither empty nor damaged.
+func TestOtherObjectFormat(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	bare := filepath.Join(r.Root, "sha256.git")
+	r.Git("init", "--quiet", "--bare", "--object-format=sha256", bare)
+	other := filepath.Join(t.TempDir(), "work")
+	r.Git("init", "--quiet", "--object-format=sha256", other)
+	r.Git("-C", other, "commit", "--quiet", "--allow-empty", "--message", "one")
+	r.Git("-C", other, "push", "--quiet", bare, "HEAD:refs/heads/main")
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	for _, url := range []string{bare, "file://" + bare, h.Repo("sha256.git")} {
+		_, err := open(t, source.Config{URL: url}).Fetch(t.Context())
+		refused(t, err, source.ErrProtocol)
+		if text := strings.ToLower(err.Error() + source.Hint(err)); !strings.Contains(text, "sha") {
+			t.Errorf("it does not say why: %s", text)
+		}
 	}
 }
 
@@ -144,7 +175,7 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(cfg.CAFile, ca, 0o600); err != nil { // read at each use
+	if err = os.WriteFile(cfg.CAFile, ca, 0o600); err != nil { // read at each use
 		t.Fatal(err)
 	}
 	fetched(t, s, commit)
@@ -183,203 +214,23 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// Servers that hang, lie, or break off.
-func TestServersThatMisbehave(t *testing.T) {
-	r := sourcetest.NewRepo(t)
-	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
-	hang := make(chan struct{})
-	defer close(hang)
-	wait := func(req *http.Request) {
-		select {
-		case <-hang:
-		case <-req.Context().Done():
-		}
-	}
-	cases := []struct {
-		name   string
-		wrap   func(next http.Handler) http.HandlerFunc
-		reason error
-	}{
-		{"hangs", func(http.Handler) http.HandlerFunc {
-			return func(_ http.ResponseWriter, req *http.Request) { wait(req) }
-		}, source.ErrUnreachable},
-		{"hangs in the list of branches", func(http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, req *http.Request) {
-				_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000")
-				w.(http.Flusher).Flush()
-				wait(req)
-			}
-		}, source.ErrUnreachable},
-		{"hangs in the pack", func(next http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, req *http.Request) {
-				if req.Method == http.MethodGet {
-					next.ServeHTTP(w, req)
-					return
-				}
-				rec := httptest.NewRecorder()
-				next.ServeHTTP(rec, req)
-				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
-				w.(http.Flusher).Flush()
-				wait(req)
-			}
-		}, source.ErrUnreachable},
-		{"drips the list of branches", func(next http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, req *http.Request) {
-				rec := httptest.NewRecorder()
-				next.ServeHTTP(rec, req)
-				drip(w, req, rec.Body.Bytes())
-			}
-		}, source.ErrUnreachable},
-		{"breaks off in the pack", func(next http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, req *http.Request) {
-				if req.Method == http.MethodGet {
-					next.ServeHTTP(w, req)
-					return
-				}
-				rec := httptest.NewRecorder()
-				next.ServeHTTP(rec, req)
-				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
-				w.(http.Flusher).Flush()
-				panic(http.ErrAbortHandler)
-			}
-		}, source.ErrUnreachable},
-		{"sends half a pack as if it were whole", func(next http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, req *http.Request) {
-				rec := httptest.NewRecorder()
-				next.ServeHTTP(rec, req)
-				n := rec.Body.Len()
-				if req.Method == http.MethodPost {
-					n /= 2
-				}
-				_, _ = w.Write(rec.Body.Bytes()[:n])
-			}
-		}, source.ErrUnreachable},
-		{"has a login page", func(http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				_, _ = io.WriteString(w, "<html>\x1b[31mplease log in</html>")
-			}
-		}, source.ErrProtocol},
-		{"has an endless page", func(http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				w.WriteHeader(http.StatusBadGateway)
-				for i := range 1 << 12 {
-					if _, err := w.Write(make([]byte, 1<<12)); err != nil {
-						return
-					}
-					_ = i
-				}
-			}
-		}, source.ErrUnreachable},
-		{"is down", func(http.Handler) http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
-		}, source.ErrUnreachable},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			var misbehave atomic.Bool
-			h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
-				bad := c.wrap(next)
-				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					if misbehave.Load() {
-						bad(w, req)
-						return
-					}
-					next.ServeHTTP(w, req)
-				})
-			}})
-			cfg := source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond, StateDir: t.TempDir()}
-			s := open(t, cfg)
-			before := fetched(t, s, first)
-			second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2" + c.name})
-			defer func() {
-				r.Git("reset", "--quiet", "--hard", first)
-				r.Push()
-			}()
-			misbehave.Store(true)
-			start := time.Now()
-			_, err := s.Fetch(t.Context())
-			refused(t, err, c.reason)
-			if d := time.Since(start); d > 5*time.Second {
-				t.Errorf("it took %s to give up", d)
-			}
-			if content(t, before, "a.yaml") != "1" {
-				t.Error("the revision before is not readable")
-			}
-			fresh := cfg
-			fresh.StateDir = t.TempDir()
-			_, err = open(t, fresh).Fetch(t.Context())
-			refused(t, err, c.reason)
-			for _, dir := range []string{cfg.StateDir, fresh.StateDir} {
-				if torn, _ := filepath.Glob(filepath.Join(dir, "repo.git*", "objects", "pack", "tmp_*")); len(torn) > 0 {
-					t.Errorf("left behind: %v", torn)
-				}
-			}
-			misbehave.Store(false)
-			fetched(t, s, second)
-		})
-	}
-}
-
-func TestServerThatDripsThePack(t *testing.T) {
+// A redirect from https to http would show everything on the way.
+func TestRedirectToPlain(t *testing.T) {
 	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
-	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
+	plain := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{TLS: true, Wrap: func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-			if req.Method == http.MethodGet {
-				next.ServeHTTP(w, req)
-				return
-			}
-			rec := httptest.NewRecorder()
-			next.ServeHTTP(rec, req)
-			drip(w, req, rec.Body.Bytes())
+			http.Redirect(w, req, plain.URL+req.URL.RequestURI(), http.StatusFound)
 		})
 	}})
-	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond}).Fetch(t.Context())
-	refused(t, err, source.ErrUnreachable, "less than 1024 bytes in 3s")
-}
-
-// drip sends an answer byte by byte, so that the server is never silent, until the client has had enough.
-func drip(w http.ResponseWriter, req *http.Request, answer []byte) {
-	for _, b := range answer {
-		if _, err := w.Write([]byte{b}); err != nil {
-			return
+	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), CAFile: h.CAFile, TokenFile: file(t, "secret")}).Fetch(t.Context())
+	refused(t, err, source.ErrUnreachable, "redirect")
+	for _, got := range plain.Headers() {
+		if got.Get("Authorization") != "" {
+			t.Errorf("the token went over http: %q", got.Get("Authorization"))
 		}
-		w.(http.Flusher).Flush()
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-req.Context().Done():
-			return
-		}
-	}
-}
-
-func TestUnreachable(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d := sourcetest.SSHD(t, sourcetest.SSHOptions{})
-	for _, url := range []string{"http://" + addr + "/x.git", "ssh://" + addr + "/x.git", "https://user:canary@host.invalid/x.git"} {
-		cfg := source.Config{URL: url, Timeout: 2 * time.Second}
-		if strings.HasPrefix(url, "ssh") {
-			cfg.SSHKey, cfg.KnownHosts = d.Key, d.KnownHosts
-		}
-		_, err := open(t, cfg).Fetch(t.Context())
-		refused(t, err, source.ErrUnreachable)
-		if strings.Contains(err.Error(), "canary") {
-			t.Errorf("secret in %v", err)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := open(t, source.Config{URL: "http://" + addr + "/x.git"}).Fetch(ctx); !errors.Is(err, context.Canceled) {
-		t.Error(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -75,7 +76,9 @@ func (s *Source) explain(err error) error {
 	case isTimeout(err):
 		return fmt.Errorf("%w: no answer within %s: %w", ErrUnreachable, s.cfg.Timeout, context.DeadlineExceeded)
 	case isProtocol(err):
-		return fmt.Errorf("%w: what is there does not speak Git", ErrProtocol)
+		return fmt.Errorf("%w: what is there does not speak Git, or hashes with SHA-256", ErrProtocol)
+	case s.at.kind == kindHTTP && !isNetwork(err): // its text may be the server's, which knows our credentials
+		return fmt.Errorf("%w: what it sent cannot be used", ErrUnreachable)
 	}
 	return fmt.Errorf("%w: %s", ErrUnreachable, printable(withoutURL(err).Error(), 300))
 }
@@ -141,6 +144,12 @@ func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func isNetwork(err error) bool {
+	var request *url.Error
+	var op *net.OpError
+	return errors.As(err, &request) || errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func isProtocol(err error) bool {

@@ -108,8 +108,8 @@ func TestHostCertificates(t *testing.T) {
 	}
 	try := func(d *sourcetest.SSHServer, knownHosts string) (*source.Source, error) {
 		s := open(t, source.Config{URL: d.URL(r.Bare), SSHKey: d.Key, KnownHosts: file(t, knownHosts)})
-		_, err := s.Fetch(t.Context())
-		return s, err
+		_, fetchErr := s.Fetch(t.Context())
+		return s, fetchErr
 	}
 	d := sourcetest.SSHD(t, sourcetest.SSHOptions{Authority: authority, Principal: "127.0.0.1"})
 	trust := "@cert-authority [127.0.0.1]:" + d.Port + " "

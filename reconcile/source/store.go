@@ -26,6 +26,9 @@ const (
 	maxCommitObject = 1 << 20           // bytes of one commit
 )
 
+// sha1Only is what to do with a repository that go-git cannot read.
+const sha1Only = "only SHA-1 repositories with their references in files are read: git init --object-format=sha1"
+
 // gitDir is where a repository's files are; common differs from dir in a linked work tree.
 type gitDir struct{ dir, common string }
 
@@ -68,6 +71,8 @@ func (s *store) reopenLocked() error {
 	switch {
 	case errors.Is(err, git.ErrRepositoryNotExists), errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: no HEAD in %s", ErrNotFound, s.at.dir)
+	case errors.Is(err, git.ErrUnknownExtension), errors.Is(err, git.ErrUnsupportedExtensionRepositoryFormatVersion):
+		return withHint(fmt.Errorf("%w: %s: %w", ErrProtocol, s.at.dir, err), sha1Only)
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

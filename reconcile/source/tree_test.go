@@ -113,6 +113,7 @@ func TestHostileObjects(t *testing.T) {
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "a"})
 	blob := r.Git("rev-parse", "HEAD:a.yaml")
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
 	raw := func(t *testing.T, entries ...string) string { // mode SP name NUL hash
 		t.Helper()
 		var b strings.Builder
@@ -148,6 +149,15 @@ func TestHostileObjects(t *testing.T) {
 			err := walk(commitTree(t, raw(t, "40000", "d", sub)))
 			if err == nil || !strings.Contains(err.Error(), "malformed") {
 				t.Errorf("%v", err)
+			}
+			if name == "" {
+				return // git does not send it
+			}
+			s := open(t, source.Config{URL: h.Repo("fleet.git"), Path: "d/e"})
+			_, err = s.Tree(t.Context(), fetch(t, s).Commit)
+			refused(t, err, err, "malformed")
+			if errors.Is(err, source.ErrUnreachable) {
+				t.Errorf("the network is blamed: %v", err)
 			}
 		})
 	}

@@ -77,7 +77,7 @@ func SSHD(tb testing.TB, opts SSHOptions) *SSHServer {
 		"SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null",
 	}
 	if opts.Authority != "" {
-		run(tb, "ssh-keygen", "-q", "-s", opts.Authority, "-I", "test", "-h", "-n", opts.Principal, s.HostKey+".pub")
+		keygen(tb, "-q", "-s", opts.Authority, "-I", "test", "-h", "-n", opts.Principal, s.HostKey+".pub")
 		lines = append(lines, "HostCertificate "+s.HostKey+"-cert.pub")
 	}
 	if opts.Command != "" {
@@ -152,18 +152,18 @@ func (s *SSHServer) Log() string { return s.log.String() }
 // NewKey makes an ed25519 key pair without passphrase: file and file.pub.
 func NewKey(tb testing.TB, file string) {
 	tb.Helper()
-	run(tb, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", file)
+	keygen(tb, "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", file)
 }
 
 // HashKnownHosts hashes the names in a known_hosts file, as ssh does with HashKnownHosts.
 func HashKnownHosts(tb testing.TB, file string) {
 	tb.Helper()
-	run(tb, "ssh-keygen", "-H", "-f", file)
+	keygen(tb, "-H", "-f", file)
 }
 
 func fingerprint(tb testing.TB, pub string) string {
 	tb.Helper()
-	for word := range strings.FieldsSeq(run(tb, "ssh-keygen", "-l", "-f", pub)) {
+	for word := range strings.FieldsSeq(keygen(tb, "-l", "-f", pub)) {
 		if strings.HasPrefix(word, "SHA256:") {
 			return word
 		}
@@ -172,14 +172,14 @@ func fingerprint(tb testing.TB, pub string) string {
 	return ""
 }
 
-func run(tb testing.TB, name string, args ...string) string {
+func keygen(tb testing.TB, args ...string) string {
 	tb.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		tb.Skipf("needs %s: apt-get install openssh-client", name)
+	if _, err := exec.LookPath("ssh-keygen"); err != nil {
+		tb.Skip("needs ssh-keygen: apt-get install openssh-client")
 	}
-	out, err := exec.Command(name, args...).CombinedOutput()
+	out, err := exec.Command("ssh-keygen", args...).CombinedOutput()
 	if err != nil {
-		tb.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		tb.Fatalf("ssh-keygen %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }

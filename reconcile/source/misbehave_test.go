@@ -1,0 +1,218 @@
+package source_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"reconciler/reconcile/source"
+	"reconciler/reconcile/source/sourcetest"
+)
+
+// Servers that hang, lie, or break off.
+func TestServersThatMisbehave(t *testing.T) {
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	hang := make(chan struct{})
+	defer close(hang)
+	wait := func(req *http.Request) {
+		select {
+		case <-hang:
+		case <-req.Context().Done():
+		}
+	}
+	cases := []struct {
+		name   string
+		wrap   func(next http.Handler) http.HandlerFunc
+		reason error
+	}{
+		{"hangs", func(http.Handler) http.HandlerFunc {
+			return func(_ http.ResponseWriter, req *http.Request) { wait(req) }
+		}, source.ErrUnreachable},
+		{"hangs in the list of branches", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000")
+				w.(http.Flusher).Flush()
+				wait(req)
+			}
+		}, source.ErrUnreachable},
+		{"hangs in the pack", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == http.MethodGet {
+					next.ServeHTTP(w, req)
+					return
+				}
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+				w.(http.Flusher).Flush()
+				wait(req)
+			}
+		}, source.ErrUnreachable},
+		{"drips the list of branches", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				drip(w, req, rec.Body.Bytes())
+			}
+		}, source.ErrUnreachable},
+		{"breaks off in the pack", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == http.MethodGet {
+					next.ServeHTTP(w, req)
+					return
+				}
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+				w.(http.Flusher).Flush()
+				panic(http.ErrAbortHandler)
+			}
+		}, source.ErrUnreachable},
+		{"sends half a pack as if it were whole", func(next http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				rec := httptest.NewRecorder()
+				next.ServeHTTP(rec, req)
+				n := rec.Body.Len()
+				if req.Method == http.MethodPost {
+					n /= 2
+				}
+				_, _ = w.Write(rec.Body.Bytes()[:n])
+			}
+		}, source.ErrUnreachable},
+		{"has a login page", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "<html>\x1b[31mplease log in</html>")
+			}
+		}, source.ErrProtocol},
+		{"has an endless page", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusBadGateway)
+				for i := range 1 << 12 {
+					if _, err := w.Write(make([]byte, 1<<12)); err != nil {
+						return
+					}
+					_ = i
+				}
+			}
+		}, source.ErrUnreachable},
+		{"is down", func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+		}, source.ErrUnreachable},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var misbehave atomic.Bool
+			h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
+				bad := c.wrap(next)
+				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					if misbehave.Load() {
+						bad(w, req)
+						return
+					}
+					next.ServeHTTP(w, req)
+				})
+			}})
+			cfg := source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond, StateDir: t.TempDir()}
+			s := open(t, cfg)
+			before := fetched(t, s, first)
+			second := r.CommitPush("two", sourcetest.Files{"a.yaml": "2" + c.name})
+			defer func() {
+				r.Git("reset", "--quiet", "--hard", first)
+				r.Push()
+			}()
+			misbehave.Store(true)
+			start := time.Now()
+			_, err := s.Fetch(t.Context())
+			refused(t, err, c.reason)
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("it took %s to give up", d)
+			}
+			if content(t, before, "a.yaml") != "1" {
+				t.Error("the revision before is not readable")
+			}
+			fresh := cfg
+			fresh.StateDir = t.TempDir()
+			_, err = open(t, fresh).Fetch(t.Context())
+			refused(t, err, c.reason)
+			for _, dir := range []string{cfg.StateDir, fresh.StateDir} {
+				if torn, _ := filepath.Glob(filepath.Join(dir, "repo.git*", "objects", "pack", "tmp_*")); len(torn) > 0 {
+					t.Errorf("left behind: %v", torn)
+				}
+			}
+			misbehave.Store(false)
+			fetched(t, s, second)
+		})
+	}
+}
+
+func TestServerThatDripsThePack(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	h := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{Wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet {
+				next.ServeHTTP(w, req)
+				return
+			}
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, req)
+			drip(w, req, rec.Body.Bytes())
+		})
+	}})
+	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond}).Fetch(t.Context())
+	refused(t, err, source.ErrUnreachable, "less than 1024 bytes in 3s")
+}
+
+// drip sends an answer byte by byte, so that the server is never silent, until the client has had enough.
+func drip(w http.ResponseWriter, req *http.Request, answer []byte) {
+	for _, b := range answer {
+		if _, err := w.Write([]byte{b}); err != nil {
+			return
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-req.Context().Done():
+			return
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := sourcetest.SSHD(t, sourcetest.SSHOptions{})
+	for _, url := range []string{"http://" + addr + "/x.git", "ssh://" + addr + "/x.git", "https://user:canary@host.invalid/x.git"} {
+		cfg := source.Config{URL: url, Timeout: 2 * time.Second}
+		if strings.HasPrefix(url, "ssh") {
+			cfg.SSHKey, cfg.KnownHosts = d.Key, d.KnownHosts
+		}
+		_, err := open(t, cfg).Fetch(t.Context())
+		refused(t, err, source.ErrUnreachable)
+		if strings.Contains(err.Error(), "canary") {
+			t.Errorf("secret in %v", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := open(t, source.Config{URL: "http://" + addr + "/x.git"}).Fetch(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

@@ -19,14 +19,15 @@
 // Git hosts expect, with Username, the user of the URL, or "x-access-token" as the user. Credentials are refused over
 // http (not https) to another machine, and never follow a redirect to another host. With ssh the key is SSHKey, or
 // those of ~/.ssh/id_ed25519, id_ecdsa and id_rsa that exist; host keys are those of KnownHosts, or of
-// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. A host key that is not there, or is another, is an error, always.
+// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts, with the @cert-authority and @revoked lines of ssh. A host key that is
+// not there, or is another, is an error, always.
 // Neither an ssh agent nor ~/.ssh/config is used: an agent that starts at boot must not depend on a session.
 //
 // # Limits
 //
-// Every network operation has a time limit, and every answer of a server a size limit. Files above MaxReadFile are only
-// streamed. Symbolic links are followed inside the tree and refused where they leave it. A submodule is an empty
-// directory, as in a clone without its submodules; what is below it is ErrSubmodule.
+// Every network operation has a time limit, every pack a least pace, and every answer of a server a size limit. Files
+// above MaxReadFile are only streamed. Symbolic links are followed inside the tree and refused where they leave it. A
+// submodule is an empty directory, as in a clone without its submodules; what is below it is ErrSubmodule.
 //
 // The package must not know manifests, plans or the runtime. Start reading at Source.Fetch; remote.go is the clone,
 // tree.go the fs.FS, directory.go the plain directory. Package sourcetest has real servers for tests.

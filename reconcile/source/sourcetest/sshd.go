@@ -25,18 +25,12 @@ type SSHServer struct {
 	Key, KnownHosts string
 	// Fingerprint is the SHA256 fingerprint of the server's key.
 	Fingerprint string
-	// HostKey is the file of the server's private key, for a server that is started again.
-	HostKey string
 
 	log lockedBuffer
 }
 
 // SSHOptions say how SSHD serves.
 type SSHOptions struct {
-	// HostKey is a private key file of a server before; empty: one is made.
-	HostKey string
-	// Port to listen on; empty: a free one.
-	Port string
 	// Authority is a private key file that signs the server's key, as that of the host Principal.
 	Authority, Principal string
 	// Command is a shell command that runs in place of the one that a client asks for, which is $SSH_ORIGINAL_COMMAND.
@@ -55,30 +49,25 @@ func SSHD(tb testing.TB, opts SSHOptions) *SSHServer {
 		tb.Skipf("needs to know who runs the test: %v", err)
 	}
 	dir := tb.TempDir()
-	s := &SSHServer{User: me.Username, Key: filepath.Join(dir, "client"), KnownHosts: filepath.Join(dir, "known_hosts"), HostKey: opts.HostKey}
+	s := &SSHServer{User: me.Username, Key: filepath.Join(dir, "client"), KnownHosts: filepath.Join(dir, "known_hosts"), Port: freePort(tb)}
 	NewKey(tb, s.Key)
-	if s.HostKey == "" {
-		s.HostKey = filepath.Join(dir, "host")
-		NewKey(tb, s.HostKey)
-	}
-	if s.Port = opts.Port; s.Port == "" {
-		s.Port = freePort(tb)
-	}
+	hostKey := filepath.Join(dir, "host")
+	NewKey(tb, hostKey)
 	s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
-	hostPub := readFile(tb, s.HostKey+".pub")
-	s.Fingerprint = fingerprint(tb, s.HostKey+".pub")
+	hostPub := readFile(tb, hostKey+".pub")
+	s.Fingerprint = fingerprint(tb, hostKey+".pub")
 	put(tb, s.KnownHosts, fmt.Sprintf("[127.0.0.1]:%s %s", s.Port, hostPub), 0o644)
 	put(tb, filepath.Join(dir, "authorized_keys"), readFile(tb, s.Key+".pub"), 0o600)
 	config := filepath.Join(dir, "sshd_config")
 	lines := []string{
-		"ListenAddress " + s.Addr, "HostKey " + s.HostKey, "PidFile none", "UsePAM no", "StrictModes no",
+		"ListenAddress " + s.Addr, "HostKey " + hostKey, "PidFile none", "UsePAM no", "StrictModes no",
 		"AuthorizedKeysFile " + filepath.Join(dir, "authorized_keys"), "PasswordAuthentication no",
 		"KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password", "LogLevel VERBOSE",
 		"SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null",
 	}
 	if opts.Authority != "" {
-		keygen(tb, "-q", "-s", opts.Authority, "-I", "test", "-h", "-n", opts.Principal, s.HostKey+".pub")
-		lines = append(lines, "HostCertificate "+s.HostKey+"-cert.pub")
+		keygen(tb, "-q", "-s", opts.Authority, "-I", "test", "-h", "-n", opts.Principal, hostKey+".pub")
+		lines = append(lines, "HostCertificate "+hostKey+"-cert.pub")
 	}
 	if opts.Command != "" {
 		lines = append(lines, "ForceCommand "+opts.Command)
@@ -145,9 +134,6 @@ func (s *SSHServer) start(tb testing.TB, sshd, config string) {
 func (s *SSHServer) URL(path string) string {
 	return fmt.Sprintf("ssh://%s@%s%s", s.User, s.Addr, path)
 }
-
-// Log returns what sshd has logged.
-func (s *SSHServer) Log() string { return s.log.String() }
 
 // NewKey makes an ed25519 key pair without passphrase: file and file.pub.
 func NewKey(tb testing.TB, file string) {

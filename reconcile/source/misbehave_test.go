@@ -61,7 +61,7 @@ func TestServersThatMisbehave(t *testing.T) {
 			return func(w http.ResponseWriter, req *http.Request) {
 				rec := httptest.NewRecorder()
 				next.ServeHTTP(rec, req)
-				drip(w, req, rec.Body.Bytes())
+				drip(w, req, rec.Body.Bytes(), 20*time.Millisecond)
 			}
 		}, source.ErrUnreachable},
 		{"breaks off in the pack", func(next http.Handler) http.HandlerFunc {
@@ -166,22 +166,22 @@ func TestServerThatDripsThePack(t *testing.T) {
 			}
 			rec := httptest.NewRecorder()
 			next.ServeHTTP(rec, req)
-			drip(w, req, rec.Body.Bytes())
+			drip(w, req, rec.Body.Bytes(), 100*time.Millisecond)
 		})
 	}})
-	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: 300 * time.Millisecond}).Fetch(t.Context())
-	refused(t, err, source.ErrUnreachable, "less than 1024 bytes in 3s")
+	_, err := open(t, source.Config{URL: h.Repo("fleet.git"), Timeout: time.Second}).Fetch(t.Context())
+	refused(t, err, source.ErrUnreachable, "less than 1024 bytes in 10s")
 }
 
 // drip sends an answer byte by byte, so that the server is never silent, until the client has had enough.
-func drip(w http.ResponseWriter, req *http.Request, answer []byte) {
+func drip(w http.ResponseWriter, req *http.Request, answer []byte, every time.Duration) {
 	for _, b := range answer {
 		if _, err := w.Write([]byte{b}); err != nil {
 			return
 		}
 		w.(http.Flusher).Flush()
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(every):
 		case <-req.Context().Done():
 			return
 		}

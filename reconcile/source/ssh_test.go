@@ -216,17 +216,11 @@ func TestSSHServerThatHangs(t *testing.T) {
 	_, err = s.Fetch(t.Context())
 	refused(t, err, source.ErrUnreachable)
 
-	for name, c := range map[string]struct{ command, within string }{
-		"after the handshake":     {"cat >/dev/null", "no answer within 1s"},
-		"in the list of branches": {"printf 00; cat >/dev/null", "no answer within 1s"},
-		"before the pack":         {`eval "$SSH_ORIGINAL_COMMAND" | { dd bs=1 count=600 2>/dev/null; sleep 10; }`, "no answer within 1s"},
-		"drips in the list": {
-			`eval "$SSH_ORIGINAL_COMMAND" | for i in $(seq 200); do dd bs=1 count=1 2>/dev/null || exit; sleep 0.1; done`, "took longer than 2s",
-		},
-		"drips the pack": {
-			`eval "$SSH_ORIGINAL_COMMAND" | { dd bs=1 count=600 2>/dev/null; for i in $(seq 200); do dd bs=1 count=1 2>/dev/null || exit; sleep 0.1; done; }`,
-			"less than 1024 bytes in 10s",
-		},
+	for name, command := range map[string]string{
+		"after the handshake":     "cat >/dev/null",
+		"in the list of branches": "printf 00; cat >/dev/null",
+		"before the pack":         `eval "$SSH_ORIGINAL_COMMAND" | { dd bs=1 count=600 2>/dev/null; sleep 10; }`,
+		"drips in the list":       `eval "$SSH_ORIGINAL_COMMAND" | for i in $(seq 200); do dd bs=1 count=1 2>/dev/null || exit; sleep 0.1; done`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -236,10 +230,10 @@ func TestSSHServerThatHangs(t *testing.T) {
 				text.WriteString(rand.Text())
 			}
 			r.CommitPush("one", sourcetest.Files{"a.yaml": text.String()})
-			d := sourcetest.SSHD(t, sourcetest.SSHOptions{Command: c.command})
+			d := sourcetest.SSHD(t, sourcetest.SSHOptions{Command: command})
 			s := open(t, source.Config{URL: d.URL(r.Bare), SSHKey: d.Key, KnownHosts: d.KnownHosts, Timeout: time.Second})
 			_, err := s.Fetch(t.Context())
-			refused(t, err, source.ErrUnreachable, c.within)
+			refused(t, err, source.ErrUnreachable)
 		})
 	}
 }

@@ -146,10 +146,7 @@ func (s *store) tree(h plumbing.Hash) ([]object.TreeEntry, error) {
 func (s *store) size(h plumbing.Hash) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n, err := s.sto.EncodedObjectSize(h); err == nil {
-		return n, nil
-	}
-	// Where objects come from alternates, or were repacked, only reading the object finds it.
+	// Not EncodedObjectSize: it leaves the file of each unpacked object open, and what is asked for is read next anyway.
 	obj, err := s.get(plumbing.BlobObject, h)
 	if err != nil {
 		return 0, s.lost(h, err)

@@ -226,15 +226,15 @@ func TestWatch(t *testing.T) {
 			for name, change := range c.changes {
 				change()
 				for deadline := time.After(10 * time.Second); ; {
+					select { // first: without a hint nobody looks
+					case <-hints:
+					case <-deadline:
+						t.Fatalf("%s: no hint", name)
+					}
 					rev, err := s.Fetch(t.Context())
 					if err == nil && rev.Commit != last.Commit {
 						last = rev
 						break
-					}
-					select {
-					case <-hints:
-					case <-deadline:
-						t.Fatalf("%s: no hint", name)
 					}
 				}
 			}
@@ -278,15 +278,15 @@ func TestWatchWhatIsReplaced(t *testing.T) {
 			await := func(want bool) {
 				t.Helper()
 				for deadline := time.After(20 * time.Second); ; {
+					select { // first: without a hint nobody looks
+					case <-hints:
+					case <-deadline:
+						t.Fatal("no hint")
+					}
 					rev, err := s.Fetch(t.Context())
 					if want && err == nil && rev.Commit != last || !want && errors.Is(err, source.ErrNotFound) {
 						last = rev.Commit
 						return
-					}
-					select {
-					case <-hints:
-					case <-deadline:
-						t.Fatalf("no hint: %v", err)
 					}
 				}
 			}

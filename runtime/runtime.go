@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io/fs"
+	"net/netip"
 	"time"
 )
 
@@ -110,6 +111,7 @@ type Status struct {
 	ImageDigest string   `json:"imageDigest,omitempty"`
 	Hostname    string   `json:"hostname"`
 	IP          string   `json:"ip,omitempty"`
+	IPv6        string   `json:"ipv6,omitempty"`
 	MAC         string   `json:"mac,omitempty"`
 	Warnings    []string `json:"warnings,omitempty"` // what the host could not do and the container runs without
 }
@@ -167,7 +169,13 @@ type Spec struct {
 	Hostname string      `json:"hostname"`
 	Init     bool        `json:"init,omitempty"`
 
-	Network Network   `json:"network"`
+	Network Network `json:"network"`
+	// Ports are published on this server's addresses; only with NetworkBridge.
+	Ports []Port `json:"ports,omitempty"`
+	DNS   DNS    `json:"dns,omitzero"`
+	// ExtraHosts are lines of /etc/hosts: addresses by name.
+	ExtraHosts map[string]string `json:"extraHosts,omitempty"`
+
 	Limits  Resources `json:"limits"`
 	Logs    Logs      `json:"logs"`
 	Mounts  []Mount   `json:"mounts,omitempty"`
@@ -234,17 +242,41 @@ type SecretKey struct {
 // Network is how a container reaches the world.
 type Network string
 
-// The networks so far.
+// The networks, besides NetworkContainerPrefix with a name behind it.
 const (
-	NetworkNone Network = "none" // a private network namespace with loopback up
-	NetworkHost Network = "host" // the server's network namespace
+	NetworkNone   Network = "none"   // a private network namespace with loopback up
+	NetworkHost   Network = "host"   // the server's network namespace
+	NetworkBridge Network = "bridge" // an address of its own on the instance's bridge
+	// NetworkContainerPrefix begins "container:NAME": the network namespace of another container of the same namespace.
+	NetworkContainerPrefix = "container:"
 )
+
+// Port is one port of a container that is reachable through this server's addresses.
+type Port struct {
+	Name string `json:"name,omitempty"`
+	// HostIP is one of this server's addresses; 0.0.0.0 means all of IPv4, :: all of IPv6, the zero Addr all of both.
+	HostIP        netip.Addr `json:"hostIP,omitzero"`
+	HostPort      uint16     `json:"hostPort"`
+	ContainerPort uint16     `json:"containerPort"`
+	Protocol      string     `json:"protocol"` // TCP or UDP
+	// Allow are the sources that may use it, this server and its containers included; empty: everybody.
+	Allow []netip.Prefix `json:"allow,omitempty"`
+}
+
+// DNS is what a container's resolv.conf says instead of the instance's own server; empty parts are left as they are.
+type DNS struct {
+	Nameservers []netip.Addr `json:"nameservers,omitempty"`
+	Search      []string     `json:"search,omitempty"`
+	Options     []string     `json:"options,omitempty"`
+}
 
 // Resources are limits; zero means none.
 type Resources struct {
 	CPUMillis int64 `json:"cpuMillis,omitempty"` // thousandths of a core
 	Memory    int64 `json:"memory,omitempty"`    // bytes, without swap
 	Pids      int64 `json:"pids,omitempty"`
+	Ingress   int64 `json:"ingress,omitempty"` // bits a second to the container
+	Egress    int64 `json:"egress,omitempty"`  // bits a second from it
 }
 
 // Logs bounds a container's kept output.

@@ -1,0 +1,148 @@
+package network_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"reconciler/runtime"
+	"reconciler/runtime/network"
+)
+
+// leftovers are what an instance has in the kernel and on disk besides the lock.
+func leftovers(t testing.TB, cfg network.Config) (found []string) {
+	t.Helper()
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if name := l.Attrs().Name; strings.HasPrefix(name, "r") {
+			found = append(found, "interface "+name)
+		}
+	}
+	tables, err := (&nftables.Conn{}).ListTables()
+	must(t, err)
+	for _, table := range tables {
+		if table.Name == "reconciler-"+cfg.Instance {
+			found = append(found, "table "+table.Name)
+		}
+	}
+	files, err := filepath.Glob(cfg.StateDir + "/network/*")
+	must(t, err)
+	for _, f := range files {
+		if filepath.Base(f) != "lock" {
+			found = append(found, "file "+f)
+		}
+	}
+	return found
+}
+
+func TestContainersReachEachOtherAndTheWorld(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.container("a"), e.container("b")
+	if a.lease.IP == b.lease.IP || a.lease.MAC == b.lease.MAC || a.lease.IPv6 == b.lease.IPv6 || !a.lease.IPv6.IsValid() {
+		t.Fatalf("leases: %+v, %+v", a.lease, b.lease)
+	}
+	b.serve(t, "b", "tcp", 80)
+	b.serve(t, "b", "udp", 81)
+	e.world.serve(t, "world", "tcp", 80)
+	e.world.serve(t, "world", "udp", 81)
+	for _, c := range []struct{ protocol, to, want string }{
+		{"tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), "b " + a.lease.IP.String()},
+		{"udp", netip.AddrPortFrom(b.lease.IP, 81).String(), "b " + a.lease.IP.String()},
+		{"tcp", netip.AddrPortFrom(b.lease.IPv6, 80).String(), "b " + a.lease.IPv6.String()},
+		{"tcp", worldAddress + ":80", "world " + hostAddress}, // masqueraded
+		{"udp", worldAddress + ":81", "world " + hostAddress},
+		{"tcp", "[" + worldAddress6 + "]:80", "world " + hostAddress6},
+	} {
+		answer, err := a.ask(t, c.protocol, c.to, patience)
+		want(t, c.protocol+" to "+c.to, answer, err, c.want)
+	}
+	answer, err := ask("tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
+	g, gerr := e.bridge.Gateway(e.ctx)
+	must(t, gerr)
+	want(t, "from the server", answer, err, "b "+g.Address.String())
+
+	must(t, a.do(t, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if link.Attrs().HardwareAddr.String() != a.lease.MAC.String() || link.Attrs().MTU != 1400 {
+			return fmt.Errorf("eth0 has MAC %s and MTU %d, want %s and the way out's 1400", link.Attrs().HardwareAddr, link.Attrs().MTU, a.lease.MAC)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("loopback: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		_, err = net.Dial("tcp", l.Addr().String())
+		return err
+	}))
+}
+
+// Without being published, nothing of a container is reached from outside, not by its own address either.
+func TestContainersAreClosedToTheWorld(t *testing.T) {
+	e := newEnv(t)
+	a := e.container("a")
+	a.serve(t, "a", "tcp", 80)
+	must(t, e.world.do(t, func() error {
+		_, everything, _ := net.ParseCIDR("0.0.0.0/0")
+		return netlink.RouteAdd(&netlink.Route{Dst: everything, Gw: net.ParseIP(hostAddress)})
+	}))
+	answer, err := e.world.ask(t, "tcp", netip.AddrPortFrom(a.lease.IP, 80).String(), impatience)
+	wantNone(t, "world to the container's address", answer, err)
+}
+
+func TestAttachAgainReplaces(t *testing.T) {
+	e := newEnv(t)
+	a := e.container("a")
+	b := e.container("b")
+	b.serve(t, "b", "tcp", 80)
+	second := container{space: newSpace(t), lease: a.lease}
+	must(t, e.bridge.Attach(e.ctx, a.lease, second.file, network.Limits{}))
+	answer, err := second.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
+	want(t, "the second namespace", answer, err, "b "+a.lease.IP.String())
+	must(t, a.do(t, func() error {
+		if _, err := netlink.LinkByName("eth0"); err == nil {
+			return fmt.Errorf("the first namespace still has eth0")
+		}
+		return nil
+	}))
+}
+
+func TestReleasedLeaseCannotBeAttached(t *testing.T) {
+	e := newEnv(t)
+	a := e.container("a")
+	must(t, e.bridge.Release(e.ctx, a.id))
+	must(t, e.bridge.Release(e.ctx, a.id))
+	err := e.bridge.Attach(e.ctx, a.lease, a.file, network.Limits{})
+	if err == nil || runtime.HintOf(err) == "" {
+		t.Errorf("attach with a released lease: %v", err)
+	}
+}
+
+func TestAttachToWhatIsNoNamespaceLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	l, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Namespace: "default", Name: "a"})
+	must(t, err)
+	null, err := os.Open("/dev/null")
+	must(t, err)
+	defer func() { _ = null.Close() }()
+	if err := e.bridge.Attach(e.ctx, l, null, network.Limits{}); err == nil {
+		t.Error("attached to /dev/null")
+	}
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "rv") {
+			t.Errorf("interface %s is left", l.Attrs().Name)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"reconciler/runtime"
+)
+
+// Config is whose network it is and where its files are.
+type Config struct {
+	// Instance names the bridge, the tables and the interfaces, so that several instances can share a machine.
+	Instance string
+	// StateDir holds network/leases.json.
+	StateDir string
+	// CIDR is the IPv4 network of the bridge. The zero Prefix: a /16 that nothing on this server overlaps is chosen at
+	// first use and kept.
+	CIDR netip.Prefix
+}
+
+// Bridge is the network of one instance. All methods may be called concurrently and from several processes; calls for
+// the same container id are serialised by the caller. Every error that a person can do something about is a
+// *runtime.Error with a hint.
+type Bridge struct {
+	cfg   Config
+	names names
+	store store
+}
+
+// Open returns the network of an instance. It makes nothing.
+func Open(cfg Config) *Bridge {
+	return &Bridge{cfg: cfg, names: namesOf(cfg.Instance), store: store{dir: filepath.Join(cfg.StateDir, "network")}}
+}
+
+// Gateway is the bridge's own end of the network: the containers' next hop and name server.
+type Gateway struct {
+	Interface string
+	Address   netip.Addr
+	Address6  netip.Addr   // the zero Addr where the server has no IPv6
+	Subnet    netip.Prefix // of the containers
+	Subnet6   netip.Prefix
+}
+
+// Gateway makes sure that the bridge is there and returns its addresses.
+func (b *Bridge) Gateway(ctx context.Context) (Gateway, error) {
+	var g Gateway
+	err := b.change(ctx, func(st *state, changed bool) (bool, error) {
+		g = Gateway{Interface: b.names.bridge, Subnet: st.Subnet, Address: gateway(st.Subnet)}
+		if st.Subnet6.IsValid() {
+			g.Subnet6, g.Address6 = st.Subnet6, gateway(st.Subnet6)
+		}
+		return changed, nil
+	})
+	return g, err
+}
+
+// Ensure makes the bridge, its rules and their elements what they should be by the leases, and repairs what somebody
+// removed: the bridge itself, its addresses, forwarding, tables, rules, elements. What is right is not touched.
+func (b *Bridge) Ensure(ctx context.Context) error {
+	return b.store.change(func(st *state) (bool, error) { return b.ensure(ctx, st) })
+}
+
+// Lease gives a container its addresses: those that it has; else those that a container of the same name released, at
+// once if none of that name lives; else others that have rested. It makes the bridge on first use.
+func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name) (Lease, error) {
+	var l Lease
+	err := b.change(ctx, func(st *state, changed bool) (bool, error) {
+		var leased bool
+		var err error
+		if l, leased, err = st.lease(id, name, time.Now()); err != nil {
+			return false, &runtime.Error{
+				Op: "lease an address", ID: id, Name: name, Err: err, Hint: "give the instance a larger network with --bridge-cidr",
+			}
+		}
+		return changed || leased, nil
+	})
+	return l, err
+}
+
+// Leases returns what containers hold, in the order in which they got it. It makes nothing.
+func (b *Bridge) Leases() ([]Lease, error) {
+	st, err := b.store.read()
+	return st.Leases, err
+}
+
+// change is store.change for what needs the bridge to be there; changed tells fn whether making it changed the state.
+func (b *Bridge) change(ctx context.Context, fn func(st *state, changed bool) (bool, error)) error {
+	return b.store.change(func(st *state) (bool, error) {
+		changed := false
+		if !b.usable(st) {
+			var err error
+			if changed, err = b.ensure(ctx, st); err != nil {
+				return false, err
+			}
+		}
+		return fn(st, changed)
+	})
+}
+
+// usable is the quick look: the subnet is the one asked for, and the bridge exists.
+func (b *Bridge) usable(st *state) bool {
+	if !st.Subnet.IsValid() || (b.cfg.CIDR.IsValid() && b.cfg.CIDR != st.Subnet) {
+		return false
+	}
+	_, err := netlink.LinkByName(b.names.bridge)
+	return err == nil
+}
+
+// ensure is Ensure under the lock.
+func (b *Bridge) ensure(ctx context.Context, st *state) (changed bool, err error) {
+	op := "set up bridge " + b.names.bridge
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("%s: %w", op, err)
+	}
+	before := *st
+	if err := b.ensureLink(st); err != nil {
+		return false, err
+	}
+	if err := allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
+		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
+	}
+	if err := b.ensureRules(st); err != nil {
+		return false, explain(op, err)
+	}
+	return st.Subnet != before.Subnet || st.Subnet6 != before.Subnet6, nil
+}
+
+// ensureRules makes the tables and their elements what the state asks for.
+func (b *Bridge) ensureRules(st *state) error {
+	conn, err := nft()
+	if err != nil {
+		return err
+	}
+	tables := tablesOf(b.names, st.Subnet, st.Subnet6)
+	for _, t := range tables {
+		if err := ensureTable(conn, b.names.table, t); err != nil {
+			return fmt.Errorf("write rules of table %s: %w", b.names.table, err)
+		}
+	}
+	have, err := elementsIn(conn, b.names.table, tables)
+	if err != nil {
+		return err
+	}
+	del, add := difference(have, elementsOf(b.names, st.Leases))
+	return exchange(conn, b.names.table, tables, del, add)
+}
+
+// exchange changes elements in the kernel. Where it does not have what it should, everything is compared and repaired.
+func (b *Bridge) exchange(ctx context.Context, st *state, del, add []element) error {
+	conn, err := nft()
+	if err != nil {
+		return err
+	}
+	if exchange(conn, b.names.table, tablesOf(b.names, st.Subnet, st.Subnet6), del, add) == nil {
+		return nil
+	}
+	_, err = b.ensure(ctx, st)
+	return err
+}

@@ -1,0 +1,147 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"reconciler/runtime"
+)
+
+// Detach takes away the interface, the limits and the published ports of a container, and what connection tracking
+// remembers of it. It keeps its lease. Detaching what is not attached does nothing.
+func (b *Bridge) Detach(ctx context.Context, id runtime.ID) error {
+	if err := b.removeLinks(id); err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	return b.store.change(func(st *state) (bool, error) {
+		l := st.find(id)
+		if l == nil {
+			return false, nil
+		}
+		before := elementsOf(b.names, []Lease{*l})
+		published := len(l.Ports) > 0
+		l.Ports = nil
+		del, _ := difference(before, elementsOf(b.names, []Lease{*l}))
+		return published, b.withdraw(ctx, st, del, *l)
+	})
+}
+
+// Release is Detach, and gives the lease back. Releasing what has none does nothing.
+func (b *Bridge) Release(ctx context.Context, id runtime.ID) error {
+	// The interface goes before somebody else can get the address.
+	if err := b.removeLinks(id); err != nil {
+		return fmt.Errorf("release %s: %w", id, err)
+	}
+	return b.store.change(func(st *state) (bool, error) { return b.release(ctx, st, id) })
+}
+
+func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, error) {
+	l := st.find(id)
+	if l == nil {
+		return false, nil
+	}
+	gone := *l
+	st.release(id, time.Now())
+	return true, b.withdraw(ctx, st, elementsOf(b.names, []Lease{gone}), gone)
+}
+
+// withdraw takes elements of a container away, and then what the kernel remembers of its connections.
+func (b *Bridge) withdraw(ctx context.Context, st *state, del []element, gone Lease) error {
+	if len(del) > 0 && b.usable(st) {
+		if err := b.exchange(ctx, st, del, nil); err != nil {
+			return err
+		}
+	}
+	return forgetAddresses(gone.addresses()...)
+}
+
+func (l Lease) addresses() []netip.Addr {
+	if l.IPv6.IsValid() {
+		return []netip.Addr{l.IP, l.IPv6}
+	}
+	return []netip.Addr{l.IP}
+}
+
+// Sweep releases every container that is not known, and removes interfaces that belong to no lease: what a process left
+// that was killed in the middle. It asks known while no new lease can be made, so that a container whose existence is
+// on record before its lease is safe.
+func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
+	return b.store.change(func(st *state) (changed bool, err error) {
+		var unknown []runtime.ID
+		for _, l := range st.Leases {
+			if !known(l.ID) {
+				unknown = append(unknown, l.ID)
+			}
+		}
+		for _, id := range unknown {
+			if err := b.removeLinks(id); err != nil {
+				return false, fmt.Errorf("sweep %s: %w", id, err)
+			}
+			if _, err := b.release(ctx, st, id); err != nil {
+				return false, fmt.Errorf("sweep %s: %w", id, err)
+			}
+		}
+		keep := map[string]bool{}
+		for _, l := range st.Leases {
+			keep[b.names.hostEnd(l.ID)], keep[b.names.shaperOf(l.ID)] = true, true
+		}
+		if err := b.removeAll(keep); err != nil {
+			return false, fmt.Errorf("sweep: %w", err)
+		}
+		if b.usable(st) {
+			err = b.ensureRules(st)
+		}
+		return len(unknown) > 0, err
+	})
+}
+
+// Destroy removes the bridge, every interface on it, the tables and all leases: for when no container is left. What
+// forwarding this server does stays as it is.
+func (b *Bridge) Destroy(context.Context) error {
+	return b.store.change(func(st *state) (bool, error) {
+		for _, l := range st.Leases {
+			if err := forgetAddresses(l.addresses()...); err != nil {
+				return false, err
+			}
+		}
+		if err := b.removeAll(nil); err != nil {
+			return false, err
+		}
+		link, err := b.find()
+		if err != nil {
+			return false, err
+		}
+		if link != nil {
+			if err := netlink.LinkDel(link); err != nil && !isNotFound(err) {
+				return false, fmt.Errorf("remove bridge %s: %w", b.names.bridge, err)
+			}
+		}
+		if err := removeTables(b.names.table); err != nil {
+			return false, err
+		}
+		return false, b.store.remove()
+	})
+}
+
+// removeAll removes the instance's interfaces except those to keep.
+func (b *Bridge) removeAll(keep map[string]bool) error {
+	for _, prefix := range []string{b.names.host, b.names.shaper} {
+		links, err := linksWith(prefix)
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if keep[l.Attrs().Name] {
+				continue
+			}
+			if err := netlink.LinkDel(l); err != nil && !isNotFound(err) {
+				return fmt.Errorf("remove interface %s: %w", l.Attrs().Name, err)
+			}
+		}
+	}
+	return nil
+}

@@ -65,6 +65,9 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 	if err := netlink.LinkAdd(pair); err != nil {
 		return &runtime.Error{Op: "make interface " + attrs.Name, Err: err, Hint: missingModule(err, "veth")}
 	}
+	if err := settlePort(pair, l.MAC); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -72,6 +75,32 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 		return err
 	}
 	return configure(ctx, fd, l, bridge)
+}
+
+// settlePort tells the bridge who is behind a port, once for all. It must not learn: it does so from some frames (LLDP)
+// before any rule sees them, and would send a neighbour's traffic to whoever claims its MAC.
+func settlePort(port netlink.Link, mac MAC) error {
+	name := port.Attrs().Name
+	for _, step := range []struct {
+		what string
+		set  func() error
+	}{
+		{"learning", func() error { return netlink.LinkSetLearning(port, false) }},
+		{"flooding", func() error { return netlink.LinkSetFlood(port, false) }},
+		// Where frames on bridges pass the rules of packets (br_netfilter), a container that asks for its own published
+		// port gets its frame sent back.
+		{"hairpin", func() error { return netlink.LinkSetHairpin(port, true) }},
+		{"address", func() error {
+			return netlink.NeighSet(&netlink.Neigh{
+				LinkIndex: port.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP, HardwareAddr: mac[:],
+			})
+		}},
+	} {
+		if err := step.set(); err != nil {
+			return fmt.Errorf("bridge port %s: %s: %w", name, step.what, err)
+		}
+	}
+	return nil
 }
 
 // configure sets up the interfaces inside. It works through one socket in the namespace, which may be owned by another

@@ -238,16 +238,30 @@ func (b *Bridge) address(link netlink.Link, st *state) error {
 			return fmt.Errorf("%s: %w", op, err)
 		}
 	}
-	ports, err := linksWith(b.names.host)
+	return b.putBack(link, st)
+}
+
+// putBack joins interfaces that lost their bridge with it.
+func (b *Bridge) putBack(bridge netlink.Link, st *state) error {
+	links, err := linksWith(b.names.host)
 	if err != nil {
 		return err
 	}
-	for _, p := range ports {
-		if p.Attrs().MasterIndex == link.Attrs().Index {
+	ports := map[string]netlink.Link{}
+	for _, l := range links {
+		ports[l.Attrs().Name] = l
+	}
+	for _, l := range st.Leases {
+		port := ports[b.names.hostEnd(l.ID)]
+		if port == nil || port.Attrs().MasterIndex == bridge.Attrs().Index {
 			continue
 		}
-		if err := netlink.LinkSetMasterByIndex(p, link.Attrs().Index); err != nil && !isNotFound(err) {
-			return fmt.Errorf("%s: put interface %s back: %w", op, p.Attrs().Name, err)
+		err := netlink.LinkSetMasterByIndex(port, bridge.Attrs().Index)
+		if err == nil {
+			err = settlePort(port, l.MAC)
+		}
+		if err != nil && !isNotFound(err) {
+			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}
 	}
 	return nil

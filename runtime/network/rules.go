@@ -55,7 +55,6 @@ func inName() field    { return meta(expr.MetaKeyIIFNAME, 4) }
 func outName() field   { return meta(expr.MetaKeyOIFNAME, 4) }
 func nfproto() field   { return meta(expr.MetaKeyNFPROTO, 1) }
 func dport() field     { return payload(expr.PayloadBaseTransportHeader, 2, 2) }
-func etherDst() field  { return payload(expr.PayloadBaseLLHeader, 0, 6) }
 func etherSrc() field  { return payload(expr.PayloadBaseLLHeader, 6, 6) }
 func etherType() field { return payload(expr.PayloadBaseLLHeader, 12, 2) }
 

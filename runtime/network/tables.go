@@ -166,11 +166,6 @@ func bridged(n names) table {
 				name: "prerouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPrerouting, prio: nftables.ChainPriorityRaw,
 				rules: [][]expr.Any{rule(ours, jump("senders"))},
 			},
-			{
-				// Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge would learn from them.
-				name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, prio: nftables.ChainPriorityRaw,
-				rules: [][]expr.Any{rule(ours, is(etherDst(), 0x01, 0x80, 0xc2, 0x00, 0x00), drop())},
-			},
 		},
 	}
 }

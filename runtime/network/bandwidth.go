@@ -119,12 +119,12 @@ func setBucket(link netlink.Link, rate int64) error {
 }
 
 // What a bucket holds: enough that timers need not be exact, so little that a second is not far over the limit; and what
-// may wait for it: long enough for TCP to keep the link busy, short enough that others do not notice.
+// may wait for it: measured from 16 to 96 KiB, a longer queue made TCP lose more at once and recover later.
 const (
 	burstMillis = 5
-	queueMillis = 100
+	queueMillis = 50
 	minBurst    = 2 * defaultMTU
-	minQueue    = 32 * defaultMTU
+	minQueue    = 16 << 10
 )
 
 // bucket is a token bucket of rate bits a second.

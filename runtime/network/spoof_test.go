@@ -22,7 +22,7 @@ func frame(dst, src network.MAC, etherType uint16, payload []byte) []byte {
 	return append(f, payload...)
 }
 
-func arpReply(mac network.MAC, ip netip.Addr, target netip.Addr) []byte {
+func arpReply(mac network.MAC, ip, target netip.Addr) []byte {
 	return slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 2}, mac[:], ip.AsSlice(), bytes.Repeat([]byte{0xff}, 6), target.AsSlice())
 }
 

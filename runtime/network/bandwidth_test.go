@@ -1,0 +1,118 @@
+package network_test
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"reconciler/runtime/network"
+)
+
+// rate measures what TCP carries from one namespace to another, in bits a second, as frames, once it has settled.
+func rate(t testing.TB, from, to space, address netip.Addr, port uint16, during time.Duration) float64 {
+	t.Helper()
+	var received atomic.Int64
+	var l net.Listener
+	must(t, to.do(t, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(address, port).String())
+		return err
+	}))
+	defer func() { _ = l.Close() }()
+	first := make(chan struct{})
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		close(first)
+		buf := make([]byte, 1<<16)
+		for {
+			n, err := conn.Read(buf)
+			received.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	var conn net.Conn
+	must(t, from.do(t, func() (err error) {
+		conn, err = net.DialTimeout("tcp", l.Addr().String(), patience)
+		return err
+	}))
+	defer func() { _ = conn.Close() }()
+	<-first
+	go func() { _, _ = io.Copy(conn, endless{}) }()
+	<-time.After(during / 4) // the bucket is full at first
+	start, before := time.Now(), received.Load()
+	<-time.After(during)
+	return float64(received.Load()-before) * 8 / time.Since(start).Seconds() * onWire
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// onWire is how much longer a frame of this test's MTU is than what TCP carries in it: limits are about frames.
+const onWire = (1400.0 + 14) / (1400 - 52)
+
+// within fails the test where a rate is further from the limit than a tenth.
+func within(t testing.TB, what string, got, limit float64) {
+	t.Helper()
+	if math.Abs(got-limit) > limit/10 {
+		t.Errorf("%s: %.2f Mbit/s, want %.2f within a tenth", what, got/1e6, limit/1e6)
+	}
+	t.Logf("%s: %.2f of %.2f Mbit/s", what, got/1e6, limit/1e6)
+}
+
+func TestBandwidthIsLimitedBothWays(t *testing.T) {
+	for _, limit := range []int64{1_000_000, 10_000_000} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			e := newEnv(t)
+			a := e.container("a", network.Limits{Ingress: limit, Egress: limit})
+			b := e.container("b")
+			within(t, "to a neighbour", rate(t, a.space, b.space, b.lease.IP, 1000, measure), float64(limit))
+			within(t, "from a neighbour", rate(t, b.space, a.space, a.lease.IP, 1000, measure), float64(limit))
+			world := netip.MustParseAddr(worldAddress)
+			within(t, "to the world", rate(t, a.space, e.world, world, 1000, measure), float64(limit))
+		})
+	}
+}
+
+// measure is how long a rate is measured.
+const measure = 2 * time.Second
+
+func TestBandwidthChangesWhileRunning(t *testing.T) {
+	e := newEnv(t)
+	a := e.container("a", network.Limits{Ingress: 1_000_000, Egress: 1_000_000})
+	b := e.container("b")
+	for _, l := range []network.Limits{{Ingress: 8_000_000, Egress: 4_000_000}, {Ingress: 2_000_000, Egress: 0}, {Ingress: 0, Egress: 2_000_000}} {
+		must(t, e.bridge.Limit(e.ctx, a.id, l))
+		must(t, e.bridge.Limit(e.ctx, a.id, l))
+		out, in := rate(t, a.space, b.space, b.lease.IP, 1000, measure/2), rate(t, b.space, a.space, a.lease.IP, 1000, measure/2)
+		for what, r := range map[string]struct{ got, limit float64 }{"egress": {out, float64(l.Egress)}, "ingress": {in, float64(l.Ingress)}} {
+			if r.limit > 0 {
+				within(t, what, r.got, r.limit)
+			} else if r.got < 20e6 {
+				t.Errorf("%s without a limit: %.2f Mbit/s", what, r.got/1e6)
+			}
+		}
+	}
+	must(t, e.bridge.Limit(e.ctx, a.id, network.Limits{}))
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if l.Type() == "ifb" && l.Attrs().Name != "ifb0" && l.Attrs().Name != "ifb1" {
+			t.Errorf("device %s is left after the limit went", l.Attrs().Name)
+		}
+	}
+	if err := e.bridge.Limit(e.ctx, "nobody", network.Limits{}); err == nil {
+		t.Error("limited what is not attached")
+	}
+}

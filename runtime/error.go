@@ -26,6 +26,8 @@ const (
 	ReasonIncompatible   = "Incompatible"
 	ReasonNotAllowed     = "NotAllowed"
 	ReasonVolumeConflict = "VolumeConflict"
+	// ReasonDependencyNotReady is of a container that needs another one, which does not run.
+	ReasonDependencyNotReady = "DependencyNotReady"
 )
 
 // Error returns "op: why". The hint is not part of it.

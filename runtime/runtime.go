@@ -107,13 +107,22 @@ type Status struct {
 
 	// FirstID is the first of the 65,536 user and group ids of this server that are the container's own; 0: it has the
 	// server's.
-	FirstID     uint32   `json:"firstID,omitempty"`
-	ImageDigest string   `json:"imageDigest,omitempty"`
-	Hostname    string   `json:"hostname"`
-	IP          string   `json:"ip,omitempty"`
-	IPv6        string   `json:"ipv6,omitempty"`
-	MAC         string   `json:"mac,omitempty"`
-	Warnings    []string `json:"warnings,omitempty"` // what the host could not do and the container runs without
+	FirstID     uint32 `json:"firstID,omitempty"`
+	ImageDigest string `json:"imageDigest,omitempty"`
+	Hostname    string `json:"hostname"`
+	IP          string `json:"ip,omitempty"`
+	IPv6        string `json:"ipv6,omitempty"`
+	MAC         string `json:"mac,omitempty"`
+	// Shares is the start of another container whose network this one joined when it was started last; that network ends
+	// with that start. Nil: it has one of its own, or the server's.
+	Shares   *StartOf `json:"shares,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // what the host could not do and the container runs without
+}
+
+// StartOf is one start of a container: the Starts that its Status had from then on.
+type StartOf struct {
+	ID     ID  `json:"id"`
+	Starts int `json:"starts"`
 }
 
 // Reasons that a runtime gives in Status.Reason.

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"reconciler/runtime/linux"
 	"reconciler/runtime/supervisor"
 )
 
@@ -21,7 +22,7 @@ func newSupervisor(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return supervisor.Run(cmd.Context(), supervisor.Config{
+			return linux.RunSupervisor(cmd.Context(), supervisor.Config{
 				StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Logger: log,
 			})
 		},

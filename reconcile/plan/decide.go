@@ -12,7 +12,7 @@ import (
 const (
 	ReasonCrashLoop     = "CrashLoopBackOff"
 	ReasonImagePull     = "ImagePullBackOff"
-	ReasonDependency    = "DependencyNotReady"
+	ReasonDependency    = runtime.ReasonDependencyNotReady
 	ReasonUnschedulable = "Unschedulable"
 	ReasonNotSupported  = "NotSupported"
 	ReasonConfig        = "CreateContainerConfigError" // the manifest cannot be lowered

@@ -73,8 +73,8 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	if err != nil {
 		return failure(op, id, spec.Name, err)
 	}
-	if st.State == runtime.StateRunning && (spec.Limits != e.Spec.Limits || spec.Logs != e.Spec.Logs) {
-		if err = r.apply(ctx, id, spec); err != nil {
+	if st.State == runtime.StateRunning {
+		if err = r.apply(ctx, id, e.Spec, spec); err != nil {
 			return failure(op, id, spec.Name, err)
 		}
 	}
@@ -83,7 +83,13 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 }
 
 // apply changes what can be changed on a running container.
-func (r *Runtime) apply(ctx context.Context, id runtime.ID, spec runtime.Spec) error {
+func (r *Runtime) apply(ctx context.Context, id runtime.ID, old, spec runtime.Spec) error {
+	if err := r.applyNetwork(ctx, id, old, spec); err != nil {
+		return err
+	}
+	if spec.Limits == old.Limits && spec.Logs == old.Logs {
+		return nil
+	}
 	client, err := r.supervise(ctx)
 	if err != nil {
 		return err
@@ -119,6 +125,11 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	}
 	if err := r.roots.Teardown(id); err != nil {
 		return failure(op, id, name, err)
+	}
+	if e.Spec.Network == runtime.NetworkBridge || name == (runtime.Name{}) {
+		if err := errors.Join(r.net.Release(ctx, id), r.announce(ctx)); err != nil {
+			return failure(op, id, name, err)
+		}
 	}
 	if err := r.ids.Release(r.state.dir(id), e.last.FirstID); err != nil {
 		return failure(op, id, name, err)
@@ -200,6 +211,10 @@ func (r *Runtime) sweep() {
 			if err = r.roots.Teardown(id); err != nil {
 				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
 			}
+		}
+		err = r.net.Sweep(context.Background(), func(id runtime.ID) bool { return slices.Contains(known, id) })
+		if err != nil {
+			r.log.Warn("cannot sweep leftovers of the network", "err", err)
 		}
 	})
 }

@@ -53,7 +53,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 	if err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
-	if err = errors.Join(r.roots.Close(), r.removeCgroups(), r.clearRunDir()); err != nil {
+	if err = errors.Join(r.roots.Close(), r.net.Destroy(ctx), r.removeCgroups(), r.clearRunDir()); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
 	if !volumes {
@@ -72,7 +72,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 // clearRunDir takes away what containers and the supervisor keep there, and the directory if nothing else is in it.
 func (r *Runtime) clearRunDir() error {
 	var errs []error
-	for _, name := range []string{"supervisor", "libcontainer", "init", "supervisor.sock", "supervisor.lock"} {
+	for _, name := range []string{"supervisor", "libcontainer", "init", "supervisor.sock", "supervisor.lock", namesFile} {
 		errs = append(errs, os.RemoveAll(filepath.Join(r.cfg.RunDir, name)))
 	}
 	// An agent's own lock and socket may still be there.

@@ -80,6 +80,13 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 		ID: e.ID, Spec: e.Spec, State: runtime.StateCreated, CreatedAt: e.CreatedAt, Starts: e.last.Starts,
 		FirstID: e.last.FirstID, ImageDigest: e.ImageDigest, Hostname: e.Spec.Hostname, Warnings: slices.Concat(e.Warnings, e.last.Warnings),
 	}
+	st.MAC, st.Shares = e.last.MAC, e.last.Shares
+	if e.last.IP.IsValid() {
+		st.IP = e.last.IP.String()
+	}
+	if e.last.IPv6.IsValid() {
+		st.IPv6 = e.last.IPv6.String()
+	}
 	s, known := supervised[e.ID]
 	switch {
 	case known:

@@ -34,7 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
-		err := supervisor.Run(ctx, supervisor.Config{
+		err := linux.RunSupervisor(ctx, supervisor.Config{
 			StateDir: os.Args[2], RunDir: os.Args[3], Instance: os.Args[4],
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -49,6 +50,12 @@ type run struct {
 	Boot      string `json:"boot,omitempty"`
 	// FirstID is the first of the container's own user ids, 0 where it has the server's.
 	FirstID uint32 `json:"firstID,omitempty"`
+	// The addresses on the bridge, its own or those of the container whose network it shares.
+	IP   netip.Addr `json:"ip,omitzero"`
+	IPv6 netip.Addr `json:"ipv6,omitzero"`
+	MAC  string     `json:"mac,omitempty"`
+	// Shares is whose network and users it has, if not its own.
+	Shares *runtime.StartOf `json:"shares,omitempty"`
 	// Warnings are what the last start found that this server cannot do.
 	Warnings []string `json:"warnings,omitempty"`
 	// Error is why the last start failed.

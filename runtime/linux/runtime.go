@@ -7,11 +7,13 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"sync"
 
 	"reconciler/runtime"
 	"reconciler/runtime/idrange"
 	"reconciler/runtime/image"
+	"reconciler/runtime/network"
 	"reconciler/runtime/rootfs"
 	"reconciler/runtime/supervisor"
 )
@@ -25,6 +27,8 @@ type Config struct {
 	// Self is the command that runs the supervisor of this instance, such as ["/proc/self/exe", "supervisor", …].
 	// Empty: no supervisor is ever started, only one that runs already is used.
 	Self []string
+	// BridgeCIDR is the IPv4 network of the instance's bridge. The zero Prefix: one that nothing here uses is chosen.
+	BridgeCIDR netip.Prefix
 	// AllowHostPath and AllowSecretPath are the directories below which host paths may be mounted and secrets read.
 	// AllowCapture are the paths below which files may be captured. Empty: nowhere.
 	AllowHostPath, AllowSecretPath, AllowCapture []string
@@ -45,8 +49,10 @@ type Runtime struct {
 	roots  *rootfs.Store
 	state  stateDir
 	ids    idrange.Leases
+	net    *network.Bridge
 
 	locks   locks // of containers, by id
+	names   sync.Mutex
 	swept   sync.Once
 	changes *broadcast
 }
@@ -69,6 +75,7 @@ func Open(cfg Config) (*Runtime, error) {
 	if err := vetDirectories(r.cfg); err != nil {
 		return nil, err
 	}
+	r.net = network.Open(network.Config{Instance: r.cfg.Instance, StateDir: r.cfg.StateDir, CIDR: r.cfg.BridgeCIDR})
 	r.state = stateDir{path: r.cfg.StateDir, cache: &recordCache{}}
 	var err error
 	if r.host, err = readHost(); err != nil {

@@ -25,6 +25,7 @@ type specInput struct {
 	Init     string // the init binary on this server; empty without init
 	Host     host
 	FirstID  uint32 // of the container's own user ids; 0: it has the server's
+	Joined   int    // the process whose network and users the container has; 0: none
 }
 
 // ownFiles are files on this server that every container gets. Empty ones are left out.
@@ -53,23 +54,22 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 			"reconciler.revision": in.Spec.Revision,
 		},
 		Linux: &specs.Linux{
-			Namespaces:    ociNamespaces(in.Spec.Network),
+			Namespaces:    ociNamespaces(in),
 			CgroupsPath:   filepath.Join("/reconciler", in.Instance, string(in.ID)),
 			Resources:     ociResources(in.Spec.Limits, in.Host.SwapLimit),
 			MaskedPaths:   maskedPaths(in.Host.CPUs),
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
-	if in.FirstID != 0 {
+	if in.FirstID != 0 && in.Joined == 0 {
 		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: in.FirstID, Size: idrange.Size}}
 		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	}
 	if in.Host.CgroupV1 {
 		// libcontainer leaves the tmpfs writable that holds the hierarchies, which are read-only themselves.
 		spec.Linux.ReadonlyPaths = append(spec.Linux.ReadonlyPaths, "/sys/fs/cgroup")
 	}
-	if in.Spec.Network != runtime.NetworkHost {
+	if in.Spec.Network != runtime.NetworkHost && in.Joined == 0 {
 		// As Docker does: who has a network namespace of its own needs no privilege for low ports and ping in it.
 		groups := int64(math.MaxInt32)
 		if in.FirstID != 0 {
@@ -89,7 +89,7 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 	return spec, nil
 }
 
-func ociNamespaces(network runtime.Network) []specs.LinuxNamespace {
+func ociNamespaces(in specInput) []specs.LinuxNamespace {
 	namespaces := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace},
 		{Type: specs.MountNamespace},
@@ -97,9 +97,18 @@ func ociNamespaces(network runtime.Network) []specs.LinuxNamespace {
 		{Type: specs.IPCNamespace},
 		{Type: specs.CgroupNamespace},
 	}
-	if network != runtime.NetworkHost {
+	path := func(kind string) string {
+		if in.Joined == 0 {
+			return "" // a new one
+		}
+		return fmt.Sprintf("/proc/%d/ns/%s", in.Joined, kind)
+	}
+	if in.Spec.Network != runtime.NetworkHost {
 		// libcontainer brings up the loopback interface of one it makes.
-		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path("net")})
+	}
+	if in.FirstID != 0 {
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: path("user")})
 	}
 	return namespaces
 }

@@ -110,11 +110,6 @@ func maskedPaths(cpus []int) []string {
 	return paths
 }
 
-// hostsFile is the content of /etc/hosts of a container with a network of its own.
-func hostsFile(hostname string) string {
-	return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t" + hostname + "\n"
-}
-
 // stopSignal is what Stop sends to the container.
 func stopSignal(spec runtime.Spec, images string) string {
 	switch {

@@ -41,7 +41,7 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 			return nil
 		}
 	}
-	if err := r.start(ctx, client, &e); err != nil {
+	if err := r.start(ctx, client, states, &e); err != nil {
 		err = failure(op, id, e.Spec.Name, err)
 		if ctx.Err() != nil {
 			return errors.Join(err, r.state.writeRun(id, e.last)) // given up, not failed
@@ -58,7 +58,7 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 }
 
 // start starts e. The user ids that it leases for it are noted in e, also where it fails.
-func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry) (err error) {
+func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states []supervisor.State, e *entry) (err error) {
 	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
 		return err
 	}
@@ -66,14 +66,21 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry
 	if err != nil {
 		return err
 	}
-	if e.last.FirstID, err = r.leaseIDs(*e); err != nil {
+	net, err := r.connect(ctx, *e, states)
+	if err != nil {
 		return err
 	}
-	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID(), FirstID: e.last.FirstID}
+	if e.last.FirstID, err = r.leaseIDs(*e, net); err != nil {
+		return err
+	}
+	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID(), FirstID: e.last.FirstID, Shares: net.shares}
+	if net.lease != nil {
+		now.IP, now.IPv6, now.MAC = net.lease.IP, net.lease.IPv6, net.lease.MAC.String()
+	}
 	if err = r.state.writeRun(e.ID, now); err != nil {
 		return err
 	}
-	root, err := r.setup(ctx, *e, img, &now)
+	root, err := r.setup(ctx, *e, img, net, &now)
 	if err != nil {
 		return err
 	}
@@ -83,18 +90,18 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry
 		}
 	}()
 	e.last.FirstID = now.FirstID
-	if err = r.writeBundle(*e, img, root, now.FirstID); err != nil {
+	if err = r.writeBundle(*e, img, root, net, now.FirstID); err != nil {
 		return err
 	}
 	started, err := client.Start(ctx, supervisor.StartRequest{
 		ID: e.ID, Bundle: root.Bundle, LogDir: r.state.dir(e.ID), Logs: e.Spec.Logs,
 		StopSignal: stopSignal(e.Spec, e.StopSignal),
-	}, nil)
+	}, r.attach(ctx, *e, net))
 	if err != nil {
 		// A supervisor that could not be asked may have started it all the same.
 		cleanCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		return errors.Join(err, client.Delete(cleanCtx, e.ID))
+		return errors.Join(err, client.Delete(cleanCtx, e.ID), r.detach(cleanCtx, *e, net))
 	}
 	now.Starting, now.Pid, now.StartTime, now.StartedAt = false, started.Pid, started.StartTime, started.At
 	if writeErr := r.state.writeRun(e.ID, now); writeErr != nil {
@@ -106,7 +113,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry
 
 // setup makes the root file system. Where the files cannot be shown with the container's own ids and it need not have any,
 // it goes on with the server's, and says so.
-func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, now *run) (rootfs.Root, error) {
+func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net connection, now *run) (rootfs.Root, error) {
 	users, err := r.volumeUsers()
 	if err != nil {
 		return rootfs.Root{}, err
@@ -117,7 +124,7 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, now *run)
 	switch {
 	case !notMappable:
 		return root, err
-	case e.Spec.Security.HostUsers != nil:
+	case e.Spec.Security.HostUsers != nil || net.joined != 0:
 		return rootfs.Root{}, cannotMap(e.Spec.Name, why)
 	}
 	now.Warnings = append(now.Warnings, "it has the server's user ids: none of its own are possible here: "+why.Error())
@@ -130,15 +137,15 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, now *run)
 
 // writeBundle writes the files that every container gets and its config.json: with secrets in memory, with placeholders
 // beside the record.
-func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, firstID uint32) error {
+func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net connection, firstID uint32) error {
 	user, err := img.LookUser(userSpec(e.Spec.Security, img.Config))
 	if err != nil {
 		return err
 	}
 	in := specInput{
-		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: firstID,
+		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: firstID, Joined: net.joined,
 	}
-	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, firstID); err != nil {
+	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, net, firstID); err != nil {
 		return err
 	}
 	if e.Spec.Init {
@@ -161,25 +168,22 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, firstI
 	return writeJSON(filepath.Join(root.Bundle, configFile), withSecrets(spec, vars.secrets))
 }
 
-// writeOwnFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf. On the server's network names mean what they mean
-// on the server; on none there is nobody to ask.
-func writeOwnFiles(dir string, spec runtime.Spec, firstID uint32) (ownFiles, error) {
+// writeOwnFiles makes /etc/hosts, /etc/hostname and /etc/resolv.conf.
+func writeOwnFiles(dir string, spec runtime.Spec, c connection, firstID uint32) (ownFiles, error) {
 	files := ownFiles{
 		Hosts: filepath.Join(dir, "hosts"), Hostname: filepath.Join(dir, "hostname"), ResolvConf: filepath.Join(dir, "resolv.conf"),
 	}
-	hosts, resolv := hostsFile(spec.Hostname), ""
+	var hosts, resolv string // of the server: on its network names mean what they mean there
 	if spec.Network == runtime.NetworkHost {
-		own, err := readOrEmpty("/etc/hosts")
-		if err != nil {
-			return ownFiles{}, err
-		}
-		hosts = own + "127.0.0.1\t" + spec.Hostname + "\n"
-		if resolv, err = readOrEmpty("/etc/resolv.conf"); err != nil {
+		var err, err2 error
+		hosts, err = readOrEmpty("/etc/hosts")
+		resolv, err2 = readOrEmpty("/etc/resolv.conf")
+		if err = errors.Join(err, err2); err != nil {
 			return ownFiles{}, err
 		}
 	}
 	for path, content := range map[string]string{
-		files.Hosts: hosts, files.Hostname: spec.Hostname + "\n", files.ResolvConf: resolv,
+		files.Hosts: hostsFile(spec, c, hosts), files.Hostname: spec.Hostname + "\n", files.ResolvConf: resolvConf(spec, c, resolv),
 	} {
 		if err := atomicfile.Write(path, []byte(content), 0o644); err != nil {
 			return ownFiles{}, err

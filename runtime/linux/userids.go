@@ -7,9 +7,13 @@ import (
 	"reconciler/runtime/rootfs"
 )
 
-// leaseIDs returns the first of the user ids that a container has for its own, 0 where it has the server's.
-func (r *Runtime) leaseIDs(e entry) (uint32, error) {
-	if !mayOwnIDs(e.Spec) {
+// leaseIDs returns the first of the user ids that a container has for its own, 0 where it has the server's. Who shares the
+// network of another has that one's: power over a network belongs to users.
+func (r *Runtime) leaseIDs(e entry, net connection) (uint32, error) {
+	switch {
+	case net.joined != 0:
+		return net.firstID, nil
+	case !mayOwnIDs(e.Spec):
 		return 0, nil
 	}
 	return r.ids.Lease(r.state.dir(e.ID), e.last.FirstID)

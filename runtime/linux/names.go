@@ -1,0 +1,73 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"reconciler/runtime/network/dns"
+	"reconciler/runtime/supervisor"
+)
+
+// namesFile, in the run directory, tells the name server who has which address.
+const namesFile = "names.json"
+
+func (r *Runtime) namesPath() string { return filepath.Join(r.cfg.RunDir, namesFile) }
+
+// announce makes the names of the containers that hold addresses those that the name server knows.
+func (r *Runtime) announce(ctx context.Context) error {
+	r.names.Lock() // whoever wrote last must have read last
+	defer r.names.Unlock()
+	leases, err := r.net.Leases()
+	if err != nil {
+		return err
+	}
+	if len(leases) == 0 { // nobody is there to ask
+		if err := os.Remove(r.namesPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	gateway, err := r.net.Gateway(ctx)
+	if err != nil {
+		return err
+	}
+	names := dns.Names{Listen: []netip.Addr{gateway.Address}, Sources: []netip.Prefix{gateway.Subnet}}
+	if gateway.Address6.IsValid() {
+		names.Listen, names.Sources = append(names.Listen, gateway.Address6), append(names.Sources, gateway.Subnet6)
+	}
+	for _, l := range leases {
+		c := dns.Container{Namespace: l.Name.Namespace, Name: l.Name.Name, Addresses: []netip.Addr{l.IP}}
+		if l.IPv6.IsValid() {
+			c.Addresses = append(c.Addresses, l.IPv6)
+		}
+		names.Containers = append(names.Containers, c)
+	}
+	return dns.WriteNames(r.namesPath(), names)
+}
+
+// RunSupervisor is the process that Config.Self runs: the parent of the instance's containers, and the server of their
+// names. It returns when ctx ends or a client shuts it down; containers keep running.
+func RunSupervisor(ctx context.Context, cfg supervisor.Config) error {
+	// The directory that is watched has to be there.
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		// Without names containers run all the same.
+		err := dns.New(dns.Config{NamesFile: filepath.Join(cfg.RunDir, namesFile), Log: cfg.Logger}).Run(ctx)
+		if err != nil && ctx.Err() == nil && cfg.Logger != nil {
+			cfg.Logger.Error("names are not answered any more", "err", err)
+		}
+	}()
+	err := supervisor.Run(ctx, cfg)
+	cancel()
+	<-answered
+	return err
+}

@@ -85,7 +85,7 @@ func TestEscapes(t *testing.T) {
 // said waits until the container has printed a line.
 func (e *env) said(id runtime.ID, want string) {
 	e.Helper()
-	for entry, err := range e.Logs(e.Context(), id, supervisor.LogOptions{Follow: true}) {
+	for entry, err := range e.Logs(e.Context(), id, supervisor.LogOptions{Follow: true, Current: true}) {
 		if err != nil {
 			e.Fatal(err)
 		}

@@ -41,6 +41,14 @@ func (s store) change(fn func(st *state) (changed bool, err error)) error {
 	})
 }
 
+// changeIfMade is change where there may be something to change: looking for what is left makes nothing.
+func (s store) changeIfMade(fn func(st *state) (changed bool, err error)) error {
+	if _, err := os.Lstat(s.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return s.change(fn)
+}
+
 // read returns the state as it is: a file that is replaced whole needs no lock to be read.
 func (s store) read() (state, error) {
 	data, err := os.ReadFile(s.path())

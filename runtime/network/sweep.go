@@ -17,7 +17,7 @@ func (b *Bridge) Detach(ctx context.Context, id runtime.ID) error {
 	if err := b.removeLinks(id); err != nil {
 		return fmt.Errorf("detach %s: %w", id, err)
 	}
-	return b.store.change(func(st *state) (bool, error) {
+	return b.store.changeIfMade(func(st *state) (bool, error) {
 		l := st.find(id)
 		if l == nil {
 			return false, nil
@@ -36,7 +36,7 @@ func (b *Bridge) Release(ctx context.Context, id runtime.ID) error {
 	if err := b.removeLinks(id); err != nil {
 		return fmt.Errorf("release %s: %w", id, err)
 	}
-	return b.store.change(func(st *state) (bool, error) { return b.release(ctx, st, id) })
+	return b.store.changeIfMade(func(st *state) (bool, error) { return b.release(ctx, st, id) })
 }
 
 func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, error) {
@@ -70,7 +70,7 @@ func (l Lease) addresses() []netip.Addr {
 // that was killed in the middle. It asks known while no new lease can be made, so that a container whose existence is
 // on record before its lease is safe.
 func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
-	return b.store.change(func(st *state) (changed bool, err error) {
+	return b.store.changeIfMade(func(st *state) (changed bool, err error) {
 		var unknown []runtime.ID
 		for _, l := range st.Leases {
 			if !known(l.ID) {
@@ -102,7 +102,7 @@ func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 // Destroy removes the bridge, every interface on it, the tables and all leases: for when no container is left. What
 // forwarding this server does stays as it is.
 func (b *Bridge) Destroy(context.Context) error {
-	return b.store.change(func(st *state) (bool, error) {
+	return b.store.changeIfMade(func(st *state) (bool, error) {
 		for _, l := range st.Leases {
 			if err := forgetAddresses(l.addresses()...); err != nil {
 				return false, err

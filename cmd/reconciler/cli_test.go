@@ -139,6 +139,7 @@ func TestMistakes(t *testing.T) {
 		{"instance", "ps --instance ../x", 1, []string{`--instance "../x": not a name`}},
 		{"relative directory", "ps --state-dir x", 1, []string{"--state-dir x: not an absolute path"}},
 		{"relative prefix", "agent --repo /x --allow-capture bin", 1, []string{"--allow-capture bin: not an absolute path"}},
+		{"no network", "agent --repo /x --bridge-cidr web", 1, []string{`--bridge-cidr "web": not a network`, "such as 10.77.0.0/16"}},
 		{"exec fails with 125", "exec web", 125, []string{"hint: usage: reconciler exec [flags] NAME -- COMMAND"}},
 		{"exec with a wrong flag too", "exec --frob web -- ls", 125, []string{"no such flag --frob"}},
 		{"diff fails with 2", "diff a..b --node x --all-nodes", 2, []string{"exclude each other"}},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -34,11 +35,28 @@ func (a *app) runtimeConfig(log *slog.Logger) (linux.Config, error) {
 		}
 		mirrors[host] = url
 	}
+	cidr, err := bridgeNetwork(a.set.bridgeCIDR)
+	if err != nil {
+		return linux.Config{}, err
+	}
 	return linux.Config{
+		BridgeCIDR: cidr,
 		StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(),
 		AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
 		AuthFile: a.set.registryAuth, CAFile: a.set.registryCA, Mirrors: mirrors, Logger: log,
 	}, nil
+}
+
+// bridgeNetwork reads --bridge-cidr; the zero Prefix leaves the choice to the runtime.
+func bridgeNetwork(text string) (netip.Prefix, error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	cidr, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, withHint(fmt.Errorf("--bridge-cidr %q: not a network", text), "write a private network that this server does not use, such as 10.77.0.0/16")
+	}
+	return cidr, nil
 }
 
 // openRuntime opens this instance's containers for a verb.

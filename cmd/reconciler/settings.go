@@ -30,6 +30,7 @@ type settings struct {
 	allowCapture, allowHostPath []string
 	allowSecretPath             []string
 	listen, listenTokenFile     string
+	bridgeCIDR                  string
 }
 
 // defaultInstance is the instance whose directories carry no name of their own.
@@ -96,6 +97,7 @@ func (s *settings) addAll(f *pflag.FlagSet) {
 	s.addRegistry(f)
 	s.addAllow(f)
 	s.addLoop(f)
+	f.StringVar(&s.bridgeCIDR, "bridge-cidr", "", "`NETWORK` of this instance's containers, such as 10.77.0.0/16 (default one that nothing on this server uses)")
 	f.StringVar(&s.listen, "listen", "", "`ADDR` on which to serve health, metrics and what may be read, besides the unix socket")
 	f.StringVar(&s.listenTokenFile, "listen-token-file", "", "`FILE` with a token; who sends it to --listen may change things too")
 }

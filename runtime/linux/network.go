@@ -15,6 +15,20 @@ import (
 	"reconciler/runtime/supervisor"
 )
 
+// vetBridge says what is wrong with a network that the administrator named for the bridge.
+func vetBridge(cidr netip.Prefix) error {
+	if !cidr.IsValid() {
+		return nil
+	}
+	if err := network.VetSubnet(cidr); err != nil {
+		return &runtime.Error{
+			Op: "use the bridge's network", Err: err, Permanent: true,
+			Hint: "name a private network that this server does not use, such as --bridge-cidr 10.77.0.0/16",
+		}
+	}
+	return nil
+}
+
 // connection is how a container that is about to start reaches the world.
 type connection struct {
 	// Lease are its addresses on the bridge; nil without.

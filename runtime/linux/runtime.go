@@ -75,6 +75,9 @@ func Open(cfg Config) (*Runtime, error) {
 	if err := vetDirectories(r.cfg); err != nil {
 		return nil, err
 	}
+	if err := vetBridge(cfg.BridgeCIDR); err != nil {
+		return nil, err
+	}
 	r.net = network.Open(network.Config{Instance: r.cfg.Instance, StateDir: r.cfg.StateDir, CIDR: r.cfg.BridgeCIDR})
 	r.state = stateDir{path: r.cfg.StateDir, cache: &recordCache{}}
 	var err error

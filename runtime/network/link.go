@@ -19,7 +19,7 @@ import (
 // subnet that the state keeps is used again unless something else has it by now.
 func (b *Bridge) ensureLink(st *state) error {
 	if b.cfg.CIDR.IsValid() {
-		if err := vetSubnet(b.cfg.CIDR); err != nil {
+		if err := VetSubnet(b.cfg.CIDR); err != nil {
 			return &runtime.Error{Op: "use --bridge-cidr", Err: err, Permanent: true}
 		}
 	}

@@ -58,8 +58,8 @@ func broadcast(p netip.Prefix) netip.Addr {
 // maxSubnetBits leaves room for the bridge and a few containers.
 const maxSubnetBits = 29
 
-// vetSubnet says what is wrong with a subnet that a user wrote.
-func vetSubnet(p netip.Prefix) error {
+// VetSubnet says what is wrong with a subnet that a user wrote.
+func VetSubnet(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || !p.Addr().Is4():
 		return fmt.Errorf("%s: not an IPv4 network", p)

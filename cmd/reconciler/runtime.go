@@ -41,7 +41,7 @@ func (a *app) runtimeConfig(log *slog.Logger) (linux.Config, error) {
 	}
 	return linux.Config{
 		BridgeCIDR: cidr,
-		StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(),
+		StateDir:   a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(),
 		AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
 		AuthFile: a.set.registryAuth, CAFile: a.set.registryCA, Mirrors: mirrors, Logger: log,
 	}, nil

@@ -29,7 +29,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	if err := claim(r.cfg); err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}
-	r.sweep()
+	r.sweep(ctx)
 	img, err := r.prepared(spec)
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
@@ -169,7 +169,7 @@ func (r *Runtime) inKernel(id runtime.ID) bool {
 
 // sweep takes away, once for a Runtime, what a process that died in Create or Remove has left: directories without a
 // record, and mounts and writable layers without a container.
-func (r *Runtime) sweep() {
+func (r *Runtime) sweep(ctx context.Context) {
 	r.swept.Do(func() {
 		// Looked at before the containers: what another process sets up from here on is not among them.
 		ids, err := r.roots.IDs()
@@ -212,7 +212,7 @@ func (r *Runtime) sweep() {
 				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
 			}
 		}
-		err = r.net.Sweep(context.Background(), func(id runtime.ID) bool { return slices.Contains(known, id) })
+		err = r.net.Sweep(context.WithoutCancel(ctx), func(id runtime.ID) bool { return slices.Contains(known, id) })
 		if err != nil {
 			r.log.Warn("cannot sweep leftovers of the network", "err", err)
 		}

@@ -42,7 +42,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 	if err = errors.Join(errs...); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
-	r.sweep()
+	r.sweep(ctx)
 	client, err := supervisor.Dial(ctx, r.supervisorConfig())
 	switch {
 	case err == nil:

@@ -26,7 +26,7 @@ func (r *Runtime) announce(ctx context.Context) error {
 		return err
 	}
 	if len(leases) == 0 { // nobody is there to ask
-		if err := os.Remove(r.namesPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err = os.Remove(r.namesPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil

@@ -48,9 +48,9 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 	id, name := e.ID, e.Spec.Name
 	if other, ok := strings.CutPrefix(string(e.Spec.Network), runtime.NetworkContainerPrefix); ok {
 		name.Name = other
-		host, pid, err := r.running(name, states)
-		if err != nil {
-			return connection{}, err
+		host, pid, lookErr := r.running(name, states)
+		if lookErr != nil {
+			return connection{}, lookErr
 		}
 		c.joined, c.firstID, id = pid, host.last.FirstID, host.ID
 		c.shares = &runtime.StartOf{ID: host.ID, Starts: host.last.Starts}
@@ -148,13 +148,13 @@ func hostsFile(spec runtime.Spec, c connection, own string) string {
 		line("127.0.0.1", "localhost")
 		line("::1", "localhost ip6-localhost ip6-loopback")
 	}
-	switch {
-	case c.lease == nil:
-		line("127.0.0.1", spec.Hostname)
-	default:
-		line(c.lease.IP.String(), spec.Hostname)
-		if c.lease.IPv6.IsValid() {
-			line(c.lease.IPv6.String(), spec.Hostname)
+	addresses := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if c.lease != nil {
+		addresses = []netip.Addr{c.lease.IP, c.lease.IPv6}
+	}
+	for _, a := range addresses {
+		if a.IsValid() {
+			line(a.String(), spec.Hostname)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.ExtraHosts)) {

@@ -19,7 +19,7 @@ import (
 func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	op := "start container " + string(id)
 	defer r.locks.lock(id)()
-	r.sweep()
+	r.sweep(ctx)
 	e, err := r.state.read(id)
 	if err != nil {
 		return failure(op, id, runtime.Name{}, err)

@@ -286,6 +286,7 @@ type Resources struct {
 	Pids      int64 `json:"pids,omitempty"`
 	Ingress   int64 `json:"ingress,omitempty"` // bits a second to the container
 	Egress    int64 `json:"egress,omitempty"`  // bits a second from it
+	Disk      int64 `json:"disk,omitempty"`    // bytes of the writable layer, set aside at each start
 }
 
 // Logs bounds a container's kept output.
@@ -310,6 +311,9 @@ type Volume struct {
 	Name string `json:"name"`
 	// Shared lets several containers have it; without, it belongs to the first container name that used it.
 	Shared bool `json:"shared,omitempty"`
+	// Size is how many bytes it may hold, which are set aside for it; 0: no limit. One that has a size can get another at
+	// a start when nobody else mounts it, no smaller than what it holds; one that has none keeps having none.
+	Size int64 `json:"size,omitempty"`
 }
 
 // Files is content that came with the spec: a directory of files or, with Key, that one file at the mount's path.

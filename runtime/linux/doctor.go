@@ -30,13 +30,13 @@ type Check struct {
 func Doctor(ctx context.Context, cfg Config) []Check {
 	checks := []Check{checkRoot(), checkKernel()}
 	checks = append(checks, checkCgroups()...)
-	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkUserIDs(cfg), checkSeccomp(), checkAppArmor(),
+	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkUserIDs(cfg), checkDiskLimits(ctx, cfg), checkSeccomp(), checkAppArmor(),
 		checkResourceCapability(), checkDisk(cfg), checkDirectories(cfg), checkSupervisor(ctx, cfg))
 	for i := range checks {
 		switch {
 		case checks[i].OK:
 			checks[i].Remedy = ""
-		case os.Geteuid() != 0 && slices.Contains([]string{"overlay", "own user ids", "directories"}, checks[i].Name):
+		case os.Geteuid() != 0 && slices.Contains([]string{"overlay", "own user ids", "disk limits", "directories"}, checks[i].Name):
 			checks[i].Remedy = "look again as root" // what was found without says nothing of the server
 		}
 	}
@@ -166,6 +166,25 @@ func checkUserIDs(cfg Config) Check {
 		return c
 	}
 	if err := rootfs.TryMapped(existing(cfg.StateDir), cfg.RunDir); err != nil {
+		c.Detail = err.Error()
+		return c
+	}
+	c.OK = true
+	return c
+}
+
+// checkDiskLimits makes a small limited disk.
+func checkDiskLimits(ctx context.Context, cfg Config) Check {
+	c := Check{
+		Name: "disk limits", Detail: "can be kept by images of ext4 on " + existing(cfg.StateDir),
+		Remedy: "install e2fsprogs, load the modules with modprobe -a loop ext4, and put --state-dir on ext4 or xfs; " +
+			"without, a container with resources.limits.disk or a volume with a size is refused",
+	}
+	if os.Geteuid() != 0 {
+		c.Detail = "cannot be tried without root"
+		return c
+	}
+	if err := rootfs.TryDisk(ctx, existing(cfg.StateDir)); err != nil {
 		c.Detail = err.Error()
 		return c
 	}

@@ -35,6 +35,11 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err = r.roots.Check(spec.Name, spec.Mounts, users); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
+	if spec.Limits.Disk > 0 {
+		if err = rootfs.CheckDisk(); err != nil {
+			return runtime.Prepared{}, failure(op, "", spec.Name, err)
+		}
+	}
 	if err = r.checkIDs(spec); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}

@@ -118,7 +118,7 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net conne
 	if err != nil {
 		return rootfs.Root{}, err
 	}
-	req := rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users, FirstID: now.FirstID}
+	req := rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users, FirstID: now.FirstID, Disk: e.Spec.Limits.Disk}
 	root, err := r.roots.Setup(ctx, e.ID, req)
 	why, notMappable := errors.AsType[*rootfs.NotMappableError](err)
 	switch {

@@ -22,6 +22,8 @@ type Request struct {
 	// idrange.Lease; 0: the container has the server's own ids. Where files cannot be shown so, Setup fails with a
 	// *NotMappableError.
 	FirstID uint32
+	// Disk is how many bytes the writable layer may hold; 0: as many as the state directory's disk has.
+	Disk int64
 }
 
 // Root is a root file system that is set up.
@@ -89,14 +91,23 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 	if err := os.MkdirAll(snapshot, 0o700); err != nil {
 		return Root{}, err
 	}
-	if err := mountMapped(req.Layers, snapshot, root, ids); err != nil {
+	upper := snapshot
+	if req.Disk > 0 {
+		disk, detach, err := s.mountDisk(ctx, id, req.Disk)
+		if err != nil {
+			return Root{}, err
+		}
+		defer detach()
+		upper = disk
+	}
+	if err := mountMapped(req.Layers, upper, root, ids); err != nil {
 		return Root{}, err
 	}
 	for i, m := range mounts {
 		if err := ctx.Err(); err != nil {
 			return Root{}, err
 		}
-		mounted, err := s.mount(place{id: id, index: i, req: req, root: root, ids: ids}, m)
+		mounted, err := s.mount(ctx, place{id: id, index: i, req: req, root: root, ids: ids}, m)
 		if err != nil {
 			return Root{}, err
 		}
@@ -119,12 +130,12 @@ func (p place) dir(parent, kind string) string {
 	return filepath.Join(parent, kind, fmt.Sprint(p.index))
 }
 
-func (s *Store) mount(p place, m runtime.Mount) (Mounted, error) {
+func (s *Store) mount(ctx context.Context, p place, m runtime.Mount) (Mounted, error) {
 	mounted := Mounted{Path: m.Path, ReadOnly: m.ReadOnly, Exec: true}
 	var err error
 	switch {
 	case m.Volume != nil:
-		mounted.Source, err = s.attachVolume(p, m)
+		mounted.Source, err = s.attachVolume(ctx, p, m)
 	case m.Files != nil:
 		mounted.ReadOnly = true
 		dir := p.dir(s.snapshot(p.id), "files")

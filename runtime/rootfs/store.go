@@ -76,14 +76,11 @@ func (s *Store) mountMemory() error {
 		return err
 	}
 	// Another process may be about to do the same: the second one must see the mount of the first.
-	lock, err := os.Open(s.opts.RunDir)
+	lock, err := lockDir(s.opts.RunDir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", s.opts.RunDir, err)
-	}
 	if mounted, err = isMountPoint(dir); err != nil || mounted {
 		return err
 	}
@@ -99,6 +96,19 @@ func (s *Store) mountMemory() error {
 		return fmt.Errorf("mount a file system in memory on %s: %w", dir, err)
 	}
 	return nil
+}
+
+// lockDir keeps other processes away that do the same, until the file is closed.
+func lockDir(dir string) (*os.File, error) {
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return lock, nil
 }
 
 // isMountPoint asks the kernel for the root of the mount that dir is in (statx's STATX_ATTR_MOUNT_ROOT, Linux 5.8), and

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,9 @@ type Volume struct {
 	Owner     string    `json:"owner,omitempty"`
 	Shared    bool      `json:"shared,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
-	// Path is where its content is on this server.
+	// Size is how many bytes it may hold; 0: as many as its disk has.
+	Size int64 `json:"size,omitempty"`
+	// Path is where its content is on this server: a directory or, of a volume with a size, an image of an ext4.
 	Path string `json:"path"`
 	// UsedBy are the containers ("namespace/name") that mount it now; Orphan means that there are none.
 	UsedBy []string `json:"usedBy"`
@@ -33,11 +36,12 @@ type Volume struct {
 // VolumeUsers returns the names of the containers that mount a volume now.
 type VolumeUsers func(namespace, name string) []runtime.Name
 
-// volumeRecord is volume.json, beside the volume's content in data/.
+// volumeRecord is volume.json, beside the volume's content in data/ or, of a volume with a size, in data/ of disk.img.
 type volumeRecord struct {
 	Version   int       `json:"version"`
 	Owner     string    `json:"owner,omitempty"`
 	Shared    bool      `json:"shared,omitempty"`
+	Size      int64     `json:"size,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
 }
 
@@ -79,7 +83,10 @@ func (s *Store) Volumes(users VolumeUsers) ([]Volume, error) {
 		}
 		v := Volume{
 			Namespace: namespace, Name: name, Owner: rec.Owner, Shared: rec.Shared,
-			CreatedAt: rec.CreatedAt, Path: filepath.Join(dir, "data"), UsedBy: []string{},
+			CreatedAt: rec.CreatedAt, Size: rec.Size, Path: filepath.Join(dir, "data"), UsedBy: []string{},
+		}
+		if v.Size > 0 {
+			v.Path = volumeImage(dir)
 		}
 		for _, user := range users(namespace, name) {
 			v.UsedBy = append(v.UsedBy, user.String())
@@ -151,6 +158,11 @@ func (s *Store) checkVolume(owner runtime.Name, v runtime.Volume, users VolumeUs
 	if err != nil {
 		return permanent("mount volume "+v.Name, runtime.ReasonNotAllowed, err, "")
 	}
+	if v.Size > 0 {
+		if err = CheckDisk(); err != nil {
+			return err
+		}
+	}
 	rec, ok, err := readVolume(dir)
 	if err != nil {
 		return &runtime.Error{Op: fmt.Sprintf("mount volume %s/%s", owner.Namespace, v.Name), Err: err}
@@ -158,7 +170,10 @@ func (s *Store) checkVolume(owner runtime.Name, v runtime.Volume, users VolumeUs
 	if !ok {
 		return nil
 	}
-	return mayMount(rec, owner, v, users)
+	if err = mayMount(rec, owner, v, users); err != nil {
+		return err
+	}
+	return mayResize(dir, rec, owner.Namespace, v)
 }
 
 // mayMount is the rule of ownership: a volume belongs to the container that used it first, and to no other as long as it
@@ -199,7 +214,7 @@ func mayMount(rec volumeRecord, owner runtime.Name, v runtime.Volume, users Volu
 }
 
 // attachVolume makes a volume where it is new and returns its directory.
-func (s *Store) attachVolume(p place, m runtime.Mount) (source string, err error) {
+func (s *Store) attachVolume(ctx context.Context, p place, m runtime.Mount) (source string, err error) {
 	owner, v := p.req.Owner, *m.Volume
 	op := fmt.Sprintf("mount volume %s/%s on %s", owner.Namespace, v.Name, m.Path)
 	dir, err := s.volumeDir(owner.Namespace, v.Name)
@@ -213,18 +228,18 @@ func (s *Store) attachVolume(p place, m runtime.Mount) (source string, err error
 		return "", &runtime.Error{Op: op, Err: err}
 	}
 	if ok {
-		if err := mayMount(rec, owner, v, p.req.Users); err != nil {
+		if err := errors.Join(mayMount(rec, owner, v, p.req.Users), mayResize(dir, rec, owner.Namespace, v)); err != nil {
 			return "", err
 		}
 	} else if err := os.RemoveAll(dir); err != nil { // of a removal that was cut short
 		return "", &runtime.Error{Op: op, Err: err}
 	}
-	want := volumeRecord{Version: volumeVersion, Shared: v.Shared, CreatedAt: rec.CreatedAt}
+	want := volumeRecord{Version: volumeVersion, Shared: v.Shared, Size: rec.Size, CreatedAt: rec.CreatedAt}
 	if !v.Shared {
 		want.Owner = owner.String()
 	}
-	if want.CreatedAt.IsZero() {
-		want.CreatedAt = time.Now().UTC()
+	if !ok {
+		want.Size, want.CreatedAt = v.Size, time.Now().UTC()
 	}
 	if !ok || want != rec {
 		if err := writeVolume(dir, want); err != nil {
@@ -232,13 +247,22 @@ func (s *Store) attachVolume(p place, m runtime.Mount) (source string, err error
 		}
 	}
 	data := filepath.Join(dir, "data")
+	if v.Size > 0 {
+		disk := p.dir(p.root.Bundle, "disks")
+		if err := mountVolume(ctx, dir, disk, want, v.Size); err != nil {
+			return "", diskError(op, err, "lower the volume's size")
+		}
+		// The copy that the container gets keeps the file system mounted.
+		defer detachMount(disk)
+		data = filepath.Join(disk, "data")
+	}
 	if _, err := os.Lstat(data); err != nil {
 		err = s.imageFiles(p, func(root string) error { return fillVolume(root, m.Path, data) })
 		if err != nil {
 			return "", &runtime.Error{Op: op, Err: err}
 		}
 	}
-	if p.ids == nil {
+	if p.ids == nil && v.Size == 0 {
 		return data, nil
 	}
 	stage := p.dir(p.root.Bundle, "volumes")

@@ -18,11 +18,12 @@ import (
 )
 
 // settle is how long what is just going away may take: a killed process that was not yet collected by its new parent, a
-// cgroup that the kernel removes after its last process. Nothing is waited for where nothing is left.
+// cgroup that the kernel removes after its last process, a loop device of a mount that is just gone. Nothing is waited for where nothing is left.
 const settle = 3 * time.Second
 
 // Check fails the test for everything that instance left: processes in its cgroups, the cgroups themselves, mounts below
-// stateDir and runDir, network namespaces that only a mount holds, and files in runDir other than the directory itself.
+// stateDir and runDir, network namespaces that only a mount holds, loop devices of files in stateDir, and files in runDir
+// other than the directory itself.
 // Call it last, when supervisor and containers should be gone; directories may be removed already.
 func Check(t testing.TB, stateDir, runDir, instance string) {
 	t.Helper()
@@ -58,7 +59,23 @@ func Find(stateDir, runDir, instance string) []string {
 	add(mounts(stateDir, runDir))
 	add(files(runDir))
 	add(userIDs(stateDir))
+	add(loops(stateDir))
 	return problems
+}
+
+// loops finds loop devices of files of the state directory, also of those that are deleted.
+func loops(stateDir string) (found []string, err error) {
+	if real, realErr := filepath.EvalSymlinks(stateDir); realErr == nil {
+		stateDir = real
+	}
+	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, name := range names {
+		file, readErr := os.ReadFile(name) // fails for one that just went
+		if readErr == nil && strings.HasPrefix(string(file), stateDir+"/") {
+			found = append(found, fmt.Sprintf("loop device %s of %s", strings.Split(name, "/")[3], strings.TrimSpace(string(file))))
+		}
+	}
+	return found, err
 }
 
 // userIDs finds ranges of user ids that containers of the state directory still hold.

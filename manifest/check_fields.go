@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
 func (c *checker) network(s *Spec) {
@@ -147,7 +149,7 @@ func (c *checker) limits(l *Limits) {
 		c.problem(at("resources", "limits", "memory"), "want at least %s, not %s: no container starts with less", Bytes(minMemory), l.Memory)
 	}
 	c.atLeast(at("resources", "limits", "pids"), l.Pids, 1)
-	c.positive(at("resources", "limits", "disk"), l.Disk)
+	c.leastDisk(at("resources", "limits", "disk"), l.Disk, minDisk)
 	for name, rate := range map[string]*BitRate{"ingress": l.Ingress, "egress": l.Egress} {
 		if rate != nil && *rate < 8000 {
 			c.problem(at("resources", "limits", name), "want at least 8k bits a second, not %s", rate)
@@ -213,7 +215,7 @@ func reserved(clean string) bool {
 
 func (c *checker) mountSource(m *Mount, p place) {
 	sources := 0
-	for _, present := range []bool{m.Volume != "", m.Config != "", m.Secret != "", m.HostPath != "", m.Tmpfs != nil || c.has(p.to("tmpfs"))} {
+	for _, present := range []bool{m.Volume != nil, m.Config != "", m.Secret != "", m.HostPath != "", m.Tmpfs != nil || c.has(p.to("tmpfs"))} {
 		if present {
 			sources++
 		}
@@ -223,9 +225,8 @@ func (c *checker) mountSource(m *Mount, p place) {
 		return
 	}
 	switch {
-	case m.Volume != "":
-		c.label(p.to("volume"), m.Volume)
-		c.refer(p.to("volume"), reference{kind: refVolume, name: m.Volume, shared: m.Shared != nil && *m.Shared})
+	case m.Volume != nil:
+		c.volume(m, p.to("volume"))
 	case m.Config != "":
 		c.refer(p.to("config"), reference{kind: refConfig, name: m.Config, key: m.Key})
 	case m.Secret != "":
@@ -234,6 +235,28 @@ func (c *checker) mountSource(m *Mount, p place) {
 		c.absolute(p.to("hostPath"), m.HostPath)
 	}
 	c.positive(p.to("tmpfs"), m.Tmpfs)
+}
+
+func (c *checker) volume(m *Mount, p place) {
+	name := p
+	if c.find(p).Kind == yaml.MappingNode {
+		name = p.to("name")
+	}
+	c.label(name, m.Volume.Name)
+	c.leastDisk(p.to("size"), m.Volume.Size, minVolume)
+	if m.Volume.Name != "" {
+		c.refer(name, reference{kind: refVolume, name: m.Volume.Name, shared: m.Shared != nil && *m.Shared, size: m.Volume.Size})
+	}
+}
+
+// The least that a file system of its own is made for: below, what it needs for itself is more than 2 %, and a journal
+// does not fit.
+const minDisk, minVolume = 4 << 20, 8 << 20
+
+func (c *checker) leastDisk(p place, b *Bytes, least Bytes) {
+	if b != nil && *b < least {
+		c.problem(p, "want at least %s, not %s", least, b)
+	}
 }
 
 func (c *checker) mountOptions(m *Mount, p place) {
@@ -247,8 +270,8 @@ func (c *checker) mountOptions(m *Mount, p place) {
 		{"key", m.Key != "", files, "config or secret"},
 		{"mode", m.Mode != nil, files, "config or secret"},
 		{"onChange", m.OnChange != nil, files, "config or secret"},
-		{"shared", m.Shared != nil, m.Volume != "", "volume"},
-		{"readOnly", m.ReadOnly != nil, m.Volume != "" || m.HostPath != "", "volume or hostPath"},
+		{"shared", m.Shared != nil, m.Volume != nil, "volume"},
+		{"readOnly", m.ReadOnly != nil, m.Volume != nil || m.HostPath != "", "volume or hostPath"},
 	} {
 		if o.set && !o.allowed {
 			c.problem(p.to(o.name), "goes with %s only", o.with)

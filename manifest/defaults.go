@@ -81,7 +81,7 @@ func defaultedMounts(given []Mount) []Mount {
 		case m.Config != "", m.Secret != "":
 			m.Mode = orPointer(m.Mode, FileMode(DefaultFileMode))
 			m.OnChange = orPointer(m.OnChange, OnChange{Action: OnChangeRestart})
-		case m.Volume != "":
+		case m.Volume != nil:
 			m.Shared = orPointer(m.Shared, false)
 			m.ReadOnly = orPointer(m.ReadOnly, false)
 		case m.HostPath != "":

@@ -190,6 +190,8 @@ func asText(v reflect.Value) (string, bool) {
 	switch x := v.Interface().(type) {
 	case EnvValue:
 		return x.summary(), true
+	case VolumeSource:
+		return x.summary(), true
 	case OnChange:
 		return strings.TrimSpace(x.Action + " " + x.Signal), true
 	case Script:

@@ -17,8 +17,8 @@ func (m Mount) identity() string { return m.Path }
 func (m Mount) summary() string {
 	var words []string
 	switch {
-	case m.Volume != "":
-		words = []string{"volume", m.Volume}
+	case m.Volume != nil:
+		words = []string{"volume", m.Volume.summary()}
 	case m.Config != "":
 		words = []string{"config", m.Config}
 	case m.Secret != "":
@@ -35,6 +35,14 @@ func (m Mount) summary() string {
 		words = append(words, "readOnly")
 	}
 	return strings.Join(words, " ")
+}
+
+// summary shows a volume as it is written.
+func (v VolumeSource) summary() string {
+	if v.Size == nil {
+		return v.Name
+	}
+	return "{name: " + v.Name + ", size: " + v.Size.String() + "}"
 }
 
 func (d Dependency) identity() string { return d.Name }

@@ -19,6 +19,7 @@ func (ld *loading) checkTarget(t *target) {
 		byName[name] = v
 	}
 	first, second := make(map[Name]*variant), make(map[Name]*variant) // of those that use a volume
+	mounted := make(map[Name]reference)                               // where a volume is named first
 	for _, v := range t.selected {
 		for _, r := range v.refs {
 			switch r.kind {
@@ -29,6 +30,7 @@ func (ld *loading) checkTarget(t *target) {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
 				}
 			case refVolume:
+				ld.checkVolumeSize(t, v.volume(r), r, mounted)
 				if name := v.volume(r); first[name] == nil {
 					first[name] = v
 				} else if first[name] != v && second[name] == nil {
@@ -75,6 +77,18 @@ func (ld *loading) checkDependency(t *target, v *variant, r reference, byName ma
 // volume is the volume that r names.
 func (v *variant) volume(r reference) Name {
 	return Name{Namespace: v.workload.Name.Namespace, Name: r.name}
+}
+
+// checkVolumeSize wants every mount of a volume to say the same size as the first one.
+func (ld *loading) checkVolumeSize(t *target, name Name, r reference, mounted map[Name]reference) {
+	before, ok := mounted[name]
+	if !ok {
+		mounted[name] = r
+		return
+	}
+	if valueOf(before.size) != valueOf(r.size) {
+		ld.tellOn(t, r, "the volume has another size at %s: write the same at every mount of it", before.position)
+	}
 }
 
 // checkVolumes wants a volume of two workloads to say shared on every mount of it.

@@ -166,7 +166,7 @@ func (m *schemaMaker) value(t reflect.Type, field string) object {
 		return m.ref(reflect.TypeFor[Spec]())
 	case reflect.TypeFor[Strings]():
 		return object{"anyOf": []any{text(), object{"type": "array", "items": text()}}}
-	case reflect.TypeFor[EnvValue](), reflect.TypeFor[CapturePath](), reflect.TypeFor[Dependency]():
+	case reflect.TypeFor[EnvValue](), reflect.TypeFor[CapturePath](), reflect.TypeFor[VolumeSource](), reflect.TypeFor[Dependency]():
 		return object{"anyOf": []any{text(), m.ref(t)}}
 	case reflect.TypeFor[OnChange]():
 		return object{"anyOf": []any{object{"enum": []string{OnChangeRestart, OnChangeNone}}, m.ref(t)}}

@@ -50,7 +50,7 @@ type Limits struct {
 	Memory *Bytes `json:"memory,omitempty"`
 	// Pids is the number of processes and threads.
 	Pids *int64 `json:"pids,omitempty"`
-	// Disk is the size of the writable layer in bytes.
+	// Disk is the size of the writable layer in bytes, set aside on the server's disk at each start: 1Gi.
 	Disk *Bytes `json:"disk,omitempty"`
 	// Ingress is the bandwidth towards the container in bits a second: 10M.
 	Ingress *BitRate `json:"ingress,omitempty"`
@@ -72,7 +72,7 @@ type Mount struct {
 	// Path is the absolute path inside.
 	Path string `json:"path,omitempty"`
 	// Volume names a directory that is kept when the container goes.
-	Volume string `json:"volume,omitempty"`
+	Volume *VolumeSource `json:"volume,omitempty"`
 	// Shared lets several containers have the volume; it must stand on every mount of it.
 	Shared *bool `json:"shared,omitempty"`
 	// Config names a Config whose files appear at the path.
@@ -91,6 +91,15 @@ type Mount struct {
 	Tmpfs *Bytes `json:"tmpfs,omitempty"`
 	// OnChange says what happens when the content of the Config or Secret changes: restart, {signal: NAME} or none.
 	OnChange *OnChange `json:"onChange,omitempty"`
+}
+
+// VolumeSource is a volume: written as its name, or as {name, size} where it is to hold no more than that.
+type VolumeSource struct {
+	// Name is unique in the namespace, on a node.
+	Name string `json:"name"`
+	// Size is how much the volume holds, set aside on the disk; without, as much as the disk does. It must stand on every
+	// mount of the volume. It can grow, and shrink to no less than what is in the volume.
+	Size *Bytes `json:"size,omitempty"`
 }
 
 // OnChange says what happens when a mounted Config or Secret changes. The zero value means restart.

@@ -40,6 +40,21 @@ func (p *CapturePath) UnmarshalJSON(b []byte) error {
 	return eitherJSON(b, &p.From, (*mapping)(p))
 }
 
+// MarshalJSON writes a volume without a size as a string, else an object.
+func (v VolumeSource) MarshalJSON() ([]byte, error) {
+	type mapping VolumeSource
+	if v.Size == nil {
+		return json.Marshal(v.Name)
+	}
+	return json.Marshal(mapping(v))
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (v *VolumeSource) UnmarshalJSON(b []byte) error {
+	type mapping VolumeSource
+	return eitherJSON(b, &v.Name, (*mapping)(v))
+}
+
 // MarshalJSON writes a name alone as a string, else an object.
 func (d Dependency) MarshalJSON() ([]byte, error) {
 	type mapping Dependency

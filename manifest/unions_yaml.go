@@ -52,6 +52,17 @@ func (p *CapturePath) decodeNode(d *decoder, n *yaml.Node) {
 	d.value(n, settable((*mapping)(p)))
 }
 
+func (v *VolumeSource) decodeNode(d *decoder, n *yaml.Node) {
+	if n.Kind != yaml.MappingNode {
+		if text, ok := d.scalar(n, "a name or {name: NAME, size: SIZE}"); ok {
+			v.Name = text
+		}
+		return
+	}
+	type mapping VolumeSource
+	d.value(n, settable((*mapping)(v)))
+}
+
 func (p *Dependency) decodeNode(d *decoder, n *yaml.Node) {
 	if n.Kind != yaml.MappingNode {
 		if text, ok := d.scalar(n, "a name or {name: NAME, condition: CONDITION}"); ok {

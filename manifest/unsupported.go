@@ -26,7 +26,6 @@ func laterFields() []laterField {
 		{path: "dns"},
 		{path: "extraHosts"},
 		{path: "resources.requests"},
-		{path: "resources.limits.disk"},
 		{path: "resources.limits.ingress"},
 		{path: "resources.limits.egress"},
 		{path: "mounts[].onChange", except: []string{OnChangeRestart}},

@@ -21,6 +21,7 @@ type reference struct {
 	name     string // of the Config, Secret, volume, workload or label
 	key      string // of the Config; empty: all of it
 	shared   bool   // of a volume
+	size     *Bytes // of a volume; nil: none
 	position Position
 	field    string
 }

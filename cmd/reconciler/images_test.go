@@ -103,11 +103,12 @@ func TestImages(t *testing.T) {
 // A volume outlives its container, is found as an orphan, and is removed only when nobody uses it.
 func TestVolumes(t *testing.T) {
 	s := newServer(t)
-	with := busybox("a", "date >> /data/starts; "+forever, "mounts: [{path: /data, volume: data}]")
+	with := busybox("a", "date >> /data/starts; "+forever,
+		"resources: {limits: {disk: 8Mi}}", "mounts: [{path: /data, volume: {name: data, size: 16Mi}}]")
 	repo := repository(t, sourcetest.Files{"a.yaml": with, "b.yaml": busybox("b", forever)})
 	s.start("--repo", repo.Bare)
 	s.must("sync", "--timeout", patience)
-	if out := s.must("volume", "ls"); !strings.Contains(out, "data") || strings.Contains(out, "orphan") {
+	if out := s.must("volume", "ls"); !strings.Contains(out, "data") || !strings.Contains(out, "16Mi") || strings.Contains(out, "orphan") {
 		t.Errorf("volume ls: %s", out)
 	}
 	s.mustFail(t, []badLine{

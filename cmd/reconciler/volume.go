@@ -44,7 +44,7 @@ func newVolumeLs(a *app) *cobra.Command {
 				list = []rootfs.Volume{}
 			}
 			return a.print(list, func() error {
-				head := []string{"NAMESPACE", "NAME", "OWNER", "USED BY", "AGE"}
+				head := []string{"NAMESPACE", "NAME", "OWNER", "SIZE", "USED BY", "AGE"}
 				if a.set.output == "wide" {
 					head = append(head, "PATH")
 				}
@@ -58,7 +58,11 @@ func newVolumeLs(a *app) *cobra.Command {
 					if v.Orphan {
 						used = "nobody (orphan)"
 					}
-					row := []string{v.Namespace, v.Name, owner, used, age(now, v.CreatedAt)}
+					size := "" // as much as the disk
+					if v.Size > 0 {
+						size = manifest.Bytes(v.Size).String()
+					}
+					row := []string{v.Namespace, v.Name, owner, size, used, age(now, v.CreatedAt)}
 					if a.set.output == "wide" {
 						row = append(row, v.Path)
 					}

@@ -88,6 +88,7 @@ func lowerLimits(out *runtime.Spec, s manifest.Spec) {
 			CPUMillis: int64(value(l.CPU)),
 			Memory:    int64(value(l.Memory)),
 			Pids:      value(l.Pids),
+			Disk:      int64(value(l.Disk)),
 		}
 	}
 	if s.Logs != nil {
@@ -112,8 +113,8 @@ func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) 
 		to := runtime.Mount{Path: m.Path, ReadOnly: value(m.ReadOnly)}
 		mode := fs.FileMode(value(m.Mode))
 		switch {
-		case m.Volume != "":
-			to.Volume = &runtime.Volume{Name: m.Volume, Shared: value(m.Shared)}
+		case m.Volume != nil:
+			to.Volume = &runtime.Volume{Name: m.Volume.Name, Shared: value(m.Shared), Size: int64(value(m.Volume.Size))}
 		case m.Config != "":
 			content, err := configFiles(w, m.Config, m.Key)
 			if err != nil {

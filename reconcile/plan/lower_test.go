@@ -47,14 +47,14 @@ func TestLower(t *testing.T) {
 		{"host name", `{image: w:1, hostname: other}`, "hostname", `"other"`},
 		{"network", `image: w:1`, "network", `"none"`},
 		{"host network", `{image: w:1, network: host, securityContext: {hostUsers: true}}`, "network", `"host"`},
-		{"limits", `{image: w:1, resources: {limits: {cpu: 250m, memory: 64Mi, pids: 20}}}`, "limits", `{"cpuMillis":250,"memory":67108864,"pids":20}`},
+		{"limits", `{image: w:1, resources: {limits: {cpu: 250m, memory: 64Mi, pids: 20, disk: 1Gi}}}`, "limits", `{"cpuMillis":250,"memory":67108864,"pids":20,"disk":1073741824}`},
 		{"logs", `image: w:1`, "logs", `{"maxSize":10485760,"maxFiles":3}`},
 		{"grace", `image: w:1`, "stopGrace", fmt.Sprint(int64(10 * time.Second))},
 		{"no grace", `{image: w:1, terminationGracePeriodSeconds: 0}`, "stopGrace", `0`},
 		{"init", `{image: w:1, init: true}`, "init", `true`},
 		{
-			"mounts", `{image: w:1, mounts: [{path: /d, volume: data}, {path: /e, volume: both, shared: true, readOnly: true}, {path: /h, hostPath: /srv, readOnly: true}, {path: /t, tmpfs: 1Mi}]}`, "mounts",
-			`[{"path":"/d","volume":{"name":"data"}},{"path":"/e","readOnly":true,"volume":{"name":"both","shared":true}},{"path":"/h","readOnly":true,"hostPath":"/srv"},{"path":"/t","tmpfs":{"size":1048576}}]`,
+			"mounts", `{image: w:1, mounts: [{path: /d, volume: data}, {path: /e, volume: {name: both, size: 1Gi}, shared: true, readOnly: true}, {path: /h, hostPath: /srv, readOnly: true}, {path: /t, tmpfs: 1Mi}]}`, "mounts",
+			`[{"path":"/d","volume":{"name":"data"}},{"path":"/e","readOnly":true,"volume":{"name":"both","shared":true,"size":1073741824}},{"path":"/h","readOnly":true,"hostPath":"/srv"},{"path":"/t","tmpfs":{"size":1048576}}]`,
 		},
 		{
 			"one key of a Config", `{image: w:1, mounts: [{path: /x, config: c, key: app.conf, mode: "0600"}]}`, "mounts",

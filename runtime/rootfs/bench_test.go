@@ -5,16 +5,22 @@ import (
 	"path/filepath"
 	"testing"
 
+	"reconciler/runtime"
 	"reconciler/runtime/rootfs"
 )
 
 // BenchmarkSetup is a fresh root file system and its end, as at every restart.
 func BenchmarkSetup(b *testing.B) {
-	b.Run("server's ids", func(b *testing.B) { benchmarkSetup(b, 0) })
-	b.Run("own ids", func(b *testing.B) { benchmarkSetup(b, mapped) })
+	b.Run("server's ids", func(b *testing.B) { benchmarkSetup(b, rootfs.Request{}) })
+	b.Run("own ids", func(b *testing.B) { benchmarkSetup(b, rootfs.Request{FirstID: mapped}) })
+	b.Run("disk of 64 MiB", func(b *testing.B) { benchmarkSetup(b, rootfs.Request{Disk: 64 << 20}) })
+	b.Run("disk of 1 GiB", func(b *testing.B) { benchmarkSetup(b, rootfs.Request{Disk: 1 << 30}) })
+	b.Run("volume of 64 MiB", func(b *testing.B) {
+		benchmarkSetup(b, rootfs.Request{Mounts: []runtime.Mount{sized("/data", 64<<20)}})
+	})
 }
 
-func benchmarkSetup(b *testing.B, first uint32) {
+func benchmarkSetup(b *testing.B, req rootfs.Request) {
 	if os.Geteuid() != 0 {
 		b.Skip("mounting needs root")
 	}
@@ -35,8 +41,9 @@ func benchmarkSetup(b *testing.B, first uint32) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	req.Owner, req.Layers, req.Users = web, []string{layer}, nobody
 	for b.Loop() {
-		if _, err := s.Setup(b.Context(), "web-1", rootfs.Request{Owner: web, Layers: []string{layer}, Users: nobody, FirstID: first}); err != nil {
+		if _, err := s.Setup(b.Context(), "web-1", req); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.Teardown("web-1"); err != nil {

@@ -29,7 +29,7 @@ func TestImageHasTheSizeThatWasAskedFor(t *testing.T) {
 		t.Skip("mounting needs root")
 	}
 	const mi, gi = int64(1) << 20, int64(1) << 30
-	sizes := []int64{1 * mi, 4 * mi, 5*mi + 1, 16 * mi, 100 * mi, gi, 5*gi + 4096, 300 * gi}
+	sizes := []int64{1 * mi, 4 * mi, 5*mi + 1, 8 * mi, 16 * mi, 100 * mi, gi, 5*gi + 4096, 300 * gi}
 	for near := 118 * mi; near < 133*mi; near += mi { // one group or two
 		sizes = append(sizes, near)
 	}
@@ -39,7 +39,7 @@ func TestImageHasTheSizeThatWasAskedFor(t *testing.T) {
 	}
 	for _, size := range sizes {
 		for _, journal := range []int64{0, journalFor(size)} {
-			if journal > 0 && size < 16*mi {
+			if journal > 0 && size < 8*mi {
 				continue
 			}
 			t.Run(fmt.Sprintf("%d journal %d", size, journal), func(t *testing.T) {

@@ -82,8 +82,17 @@ func TestDiskLimitThatCannotBeKept(t *testing.T) {
 	e := newEnv(t)
 	spec := e.sh("greedy", "sleep 1000")
 	spec.Limits.Disk = 1 << 50
+	_, err := e.prepare(spec)
+	if runtime.ReasonOf(err) != runtime.ReasonIncompatible || !runtime.IsPermanent(err) || runtime.HintOf(err) == "" {
+		t.Errorf("more than there is at all: %v", err)
+	}
+	var disk unix.Statfs_t
+	if err = unix.Statfs(e.cfg.StateDir, &disk); err != nil {
+		t.Fatal(err)
+	}
+	spec.Limits.Disk = (int64(disk.Blocks)*disk.Bsize + e.free()) / 2 // more than is free
 	id := e.create(spec)
-	err := e.Start(t.Context(), id)
+	err = e.Start(t.Context(), id)
 	if err == nil || !strings.Contains(err.Error(), "no space left on device") || runtime.HintOf(err) == "" || runtime.IsPermanent(err) {
 		t.Errorf("got %v", err)
 	}

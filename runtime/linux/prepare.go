@@ -36,7 +36,7 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
 	if spec.Limits.Disk > 0 {
-		if err = rootfs.CheckDisk(); err != nil {
+		if err = r.roots.CheckDisk(spec.Limits.Disk); err != nil {
 			return runtime.Prepared{}, failure(op, "", spec.Name, err)
 		}
 	}

@@ -127,8 +127,24 @@ func settleExt4(target string) error {
 	return errors.Join(err, f.Close())
 }
 
-// CheckDisk says whether this server has what a limited disk or a volume with a size needs, without making one.
-func CheckDisk() error {
+// CheckDisk says whether this server could ever set size bytes aside and has what is needed to keep the limit. Whether they
+// are free is known at the start alone: a container that is replaced gives its own back before.
+func (s *Store) CheckDisk(size int64) error {
+	if err := checkTools(); err != nil {
+		return err
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(s.opts.StateDir, &disk); err != nil {
+		return &fs.PathError{Op: "statfs", Path: s.opts.StateDir, Err: err}
+	}
+	if all := int64(disk.Blocks) * disk.Bsize; size > all { //nolint:gosec // no disk has 2^63 blocks
+		return permanent("set "+mib(size)+" aside", runtime.ReasonIncompatible,
+			fmt.Errorf("the disk of %s has %s in all", s.opts.StateDir, mib(all)), "ask for less, or put --state-dir on a larger one")
+	}
+	return nil
+}
+
+func checkTools() error {
 	for _, name := range []string{"mkfs.ext4", "e2fsck", "resize2fs"} {
 		if _, err := tool(name); err != nil {
 			return err
@@ -143,7 +159,7 @@ func CheckDisk() error {
 
 // TryDisk makes a small limited disk in a temporary directory below dir and takes it away again. It needs root.
 func TryDisk(ctx context.Context, dir string) (err error) {
-	if err = CheckDisk(); err != nil {
+	if err = checkTools(); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(dir, ".disk-")

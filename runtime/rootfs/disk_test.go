@@ -93,7 +93,11 @@ func TestDiskIsLimited(t *testing.T) {
 // A disk that this server has no room for is refused before anything starts, and takes nothing from others meanwhile.
 func TestDiskThatDoesNotFit(t *testing.T) {
 	b := newStore(t)
-	_, err := b.limited("web-1", 1<<50, 0)
+	err := b.CheckDisk(1 << 50)
+	if runtime.ReasonOf(err) != runtime.ReasonIncompatible || !runtime.IsPermanent(err) || runtime.HintOf(err) == "" {
+		t.Errorf("more than the whole disk: %v, hint %q", err, runtime.HintOf(err))
+	}
+	_, err = b.limited("web-1", 1<<50, 0)
 	if !errors.Is(err, unix.ENOSPC) || runtime.HintOf(err) == "" || runtime.IsPermanent(err) || !strings.Contains(err.Error(), "MiB are free") {
 		t.Errorf("got %v, hint %q", err, runtime.HintOf(err))
 	}
@@ -139,7 +143,7 @@ func run(t testing.TB, name string, args ...string) {
 
 func TestTryDiskLeavesNothing(t *testing.T) {
 	b := newStore(t)
-	if err := errors.Join(rootfs.CheckDisk(), rootfs.TryDisk(t.Context(), b.dir)); err != nil {
+	if err := errors.Join(b.CheckDisk(8<<20), rootfs.TryDisk(t.Context(), b.dir)); err != nil {
 		t.Errorf("a disk cannot be made here: %v", err)
 	}
 	if left, err := filepath.Glob(b.dir + "/.disk-*"); err != nil || len(left) > 0 {

@@ -37,14 +37,22 @@ func TestImageHasTheSizeThatWasAskedFor(t *testing.T) {
 		full := (n*groupBlocks - ext4{inodes: groupInodes}.overhead(n)) * blockSize
 		sizes = append(sizes, full-blockSize, full, full+blockSize, full+40*blockSize, full+2000*blockSize)
 	}
+	memory := t.TempDir()
+	if err := unix.Mount("none", memory, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(memory, 0); err != nil {
+			t.Error(err)
+		}
+	}()
 	for _, size := range sizes {
 		for _, journal := range []int64{0, journalFor(size)} {
 			if journal > 0 && size < 8*mi {
 				continue
 			}
 			t.Run(fmt.Sprintf("%d journal %d", size, journal), func(t *testing.T) {
-				dir := t.TempDir()
-				image, target := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
+				image, target := filepath.Join(memory, "image"), filepath.Join(memory, "mnt")
 				shape := newExt4(size, journal)
 				f, err := os.Create(image)
 				if err != nil {

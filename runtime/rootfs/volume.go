@@ -159,7 +159,7 @@ func (s *Store) checkVolume(owner runtime.Name, v runtime.Volume, users VolumeUs
 		return permanent("mount volume "+v.Name, runtime.ReasonNotAllowed, err, "")
 	}
 	if v.Size > 0 {
-		if err = CheckDisk(); err != nil {
+		if err = s.CheckDisk(v.Size); err != nil {
 			return err
 		}
 	}

@@ -13,22 +13,36 @@ import (
 	"reconciler/runtime"
 )
 
-// mountImage mounts the ext4 in image on target. Two mounts of one image are of one file system. The loop device goes by
-// itself with the last mount, and with this process where it dies in between.
+// mountImage mounts the ext4 in image, which is mounted nowhere, on target. The loop device goes by itself with the last
+// mount, and with this process where it dies in between.
 func mountImage(image, target string) error {
-	dev, err := findLoop(image)
-	if err == nil && dev == nil {
-		dev, err = newLoop(image)
-	}
+	dev, err := newLoop(image)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = dev.Close() }()
-	if err = os.MkdirAll(target, 0o700); err != nil {
+	return mountLoop(dev, image, target)
+}
+
+// mountImageAgain is mountImage for an image that may be mounted: both mounts are of one file system then.
+func mountImageAgain(image, target string) error {
+	dev, err := findLoop(image)
+	if err != nil {
+		return err
+	}
+	if dev == nil {
+		return mountImage(image, target)
+	}
+	defer func() { _ = dev.Close() }()
+	return mountLoop(dev, image, target)
+}
+
+func mountLoop(dev *os.File, image, target string) error {
+	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
 	// noinit_itable: what is not yet used of the inodes is zeros already, as the whole of a new image is.
-	err = unix.Mount(dev.Name(), target, "ext4", unix.MS_NOSUID|unix.MS_NODEV, "noinit_itable")
+	err := unix.Mount(dev.Name(), target, "ext4", unix.MS_NOSUID|unix.MS_NODEV, "noinit_itable")
 	if err != nil {
 		return &fs.PathError{Op: "mount ext4 of " + image + " on", Path: target, Err: err}
 	}

@@ -108,7 +108,7 @@ func mountVolume(ctx context.Context, dir, target string, rec volumeRecord, size
 		err = writeVolume(dir, rec)
 	}
 	if err == nil {
-		err = mountImage(image, target)
+		err = mountImageAgain(image, target)
 	}
 	if err != nil {
 		return err

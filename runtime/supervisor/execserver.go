@@ -160,8 +160,8 @@ func lendPipes(lc *libcontainer.Container, proc *libcontainer.Process, files []*
 func (s *server) startIn(c *container, lc *libcontainer.Container, proc *libcontainer.Process) error {
 	s.starts <- struct{}{}
 	defer func() { <-s.starts }()
-	err := lc.Start(proc)
-	if err != nil && !c.running() {
+	err := startProcess(lc, proc)
+	if err != nil && (!c.running() || ending(c.state().Pid)) {
 		return ErrExited
 	}
 	return err

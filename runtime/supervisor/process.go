@@ -74,6 +74,22 @@ func processStart(pid int) (ticks uint64, alive bool, err error) {
 	return ticks, fields[0] != "Z" && fields[0] != "X", err
 }
 
+// ending reports whether a process has begun to exit or is gone: process 1 waits in that state for all others of its
+// container.
+func ending(pid int) bool {
+	const exiting = 0x4 // PF_EXITING of the kernel's include/linux/sched.h, in field 9
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	return err == nil && flags&exiting != 0
+}
+
 // bootTime is CLOCK_BOOTTIME: it goes on in suspend and no time step moves it.
 func bootTime() time.Duration {
 	var ts unix.Timespec

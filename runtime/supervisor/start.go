@@ -138,10 +138,10 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 		}
 		defer func() { _ = awake.Close() }()
 		proc.ExtraFiles = []*os.File{theirs}
-		err = c.lc.Start(proc)
+		err = startProcess(c.lc, proc)
 		_ = theirs.Close()
 	} else {
-		err = c.lc.Start(proc)
+		err = startProcess(c.lc, proc)
 	}
 	if err != nil {
 		return err

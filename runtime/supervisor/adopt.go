@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -45,7 +46,10 @@ func (s *server) adoptOne(ctx context.Context, c *container) {
 	if err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
 		s.log.Error("cannot load container", "container", c.id, "err", err)
 	}
-	c.lc = lc
+	if c.lc = lc; lc != nil {
+		config := lc.Config()
+		c.ownPids = config.Namespaces.IsPrivate(configs.NEWPID)
+	}
 	if c.rec.Pid == 0 || (lc != nil && waitsToStart(lc)) {
 		s.abandon(ctx, c)
 		return

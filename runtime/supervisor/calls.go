@@ -28,14 +28,6 @@ func (s *server) find(id runtime.ID) *container {
 	return s.containers[id]
 }
 
-func (s *server) get(op string, id runtime.ID) (*container, error) {
-	c := s.find(id)
-	if c == nil {
-		return nil, &runtime.Error{Op: op, ID: id, Err: runtime.ErrNotFound}
-	}
-	return c, nil
-}
-
 // checkID keeps an ID from naming anything but a directory of its own.
 func checkID(id runtime.ID) error {
 	if id == "" || len(id) > 128 || strings.HasPrefix(string(id), ".") ||
@@ -106,6 +98,15 @@ func (s *server) forget(c *container) {
 	}
 }
 
+// get returns a container that is not being started any more.
+func (s *server) get(op string, id runtime.ID) (*container, error) {
+	c := s.settled(id)
+	if c == nil {
+		return nil, &runtime.Error{Op: op, ID: id, Err: runtime.ErrNotFound}
+	}
+	return c, nil
+}
+
 // settled waits until c is not being started any more and returns it, nil if that failed.
 func (s *server) settled(id runtime.ID) *container {
 	for {
@@ -124,9 +125,9 @@ func (s *server) settled(id runtime.ID) *container {
 
 func (s *server) stop(ctx context.Context, b stopBody) (Exit, error) {
 	const op = "stop container"
-	c := s.settled(b.ID)
-	if c == nil {
-		return Exit{}, &runtime.Error{Op: op, ID: b.ID, Err: runtime.ErrNotFound}
+	c, err := s.get(op, b.ID)
+	if err != nil {
+		return Exit{}, err
 	}
 	if err := c.stop(b.Signal, b.Grace); err != nil {
 		return Exit{}, opError(op, b.ID, err)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -26,10 +26,12 @@ type container struct {
 
 	op sync.Mutex
 
-	lc    *libcontainer.Container // nil once it has exited
+	lc    *libcontainer.Container // nil once it has exited; its Config may be asked for only with op held
 	proc  *libcontainer.Process   // nil for one that an earlier supervisor started
 	pidfd *os.File
 	out   *pumps
+	// ownPids is whether it has a pid namespace of its own, with whose process 1 the kernel ends all others.
+	ownPids bool
 
 	mu       sync.Mutex
 	rec      containerRecord
@@ -125,7 +127,7 @@ func (c *container) watch() {
 func (c *container) finish() {
 	finished, boot := time.Now(), bootTime()
 	code, sig, reason := c.collect()
-	if c.lc != nil && !c.privatePids() {
+	if c.lc != nil && !c.ownPids {
 		_ = c.lc.Signal(unix.SIGKILL) // what process 1 left behind in its cgroup
 	}
 	if c.out != nil {
@@ -195,13 +197,11 @@ func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string
 	return &n, sig, ""
 }
 
-func (c *container) privatePids() bool {
-	config := c.lc.Config()
-	return config.Namespaces.IsPrivate(configs.NEWPID)
-}
-
 // stop asks the container to end, and sees to it after grace.
 func (c *container) stop(signal string, grace time.Duration) error {
+	if grace <= 0 {
+		return c.end()
+	}
 	if signal == "" {
 		signal = c.rec.Request.StopSignal
 	}
@@ -218,18 +218,31 @@ func (c *container) stop(signal string, grace time.Duration) error {
 		return nil
 	}
 	c.rec.Stopped = true
-	if grace <= 0 {
-		return c.killLocked()
-	}
 	if due := time.Now().Add(grace); c.timer == nil || due.Before(c.killTime) {
 		c.killTime = due
 		c.rec.KillBoot = bootTime() + grace
 		c.armLocked(grace)
 	}
+	c.saveStop()
+	return signalPidfd(c.pidfd, sig)
+}
+
+// end kills the container because somebody asked for it.
+func (c *container) end() error {
+	c.mu.Lock()
+	if c.exit == nil {
+		c.rec.Stopped, c.rec.KillBoot = true, bootTime()
+		c.saveStop()
+	}
+	c.mu.Unlock()
+	return c.kill()
+}
+
+// saveStop tells the next supervisor that the end was asked for. Without that the stop goes on all the same.
+func (c *container) saveStop() {
 	if err := c.save(); err != nil {
 		c.srv.log.Error("cannot record stop", "container", c.id, "err", err)
 	}
-	return signalPidfd(c.pidfd, sig)
 }
 
 func (c *container) armLocked(grace time.Duration) {
@@ -237,38 +250,31 @@ func (c *container) armLocked(grace time.Duration) {
 		c.timer.Stop()
 	}
 	c.timer = time.AfterFunc(grace, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if err := c.killLocked(); err != nil {
+		if err := c.kill(); err != nil {
 			c.srv.log.Error("cannot kill container", "container", c.id, "err", err)
 		}
 	})
 }
 
-// kill ends every process of the container at once.
+// kill ends every process of the container at once. c.mu must not be held: libcontainer makes it wait for a command that
+// is being started inside, and nobody may have to wait for that to look at the container.
 func (c *container) kill() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.rec.Stopped = true
-	return c.killLocked()
-}
-
-func (c *container) killLocked() error {
-	if c.exit != nil || c.lc == nil {
+	lc := c.lc
+	if c.exit != nil || lc == nil {
+		c.mu.Unlock()
 		return nil
 	}
 	c.killed = true
-	if !c.privatePids() {
-		if err := c.lc.Signal(unix.SIGKILL); err == nil { // all of the cgroup
-			return nil
-		}
+	err := signalPidfd(c.pidfd, unix.SIGKILL)
+	c.mu.Unlock()
+	// With process 1 of a pid namespace the kernel kills all others in it. Without one, libcontainer kills all of the
+	// cgroup; and a frozen process dies only when it is thawed, which libcontainer does too. Where there is nothing left
+	// to do it says that the container does not run.
+	if lerr := lc.Signal(unix.SIGKILL); lerr != nil && !c.ownPids && c.running() && !errors.Is(lerr, libcontainer.ErrNotRunning) {
+		err = errors.Join(err, lerr)
 	}
-	// With process 1 of a pid namespace the kernel kills all others in it. A frozen one must be thawed first, which
-	// libcontainer does.
-	if err := c.lc.Signal(unix.SIGKILL); err != nil {
-		return signalPidfd(c.pidfd, unix.SIGKILL)
-	}
-	return nil
+	return err
 }
 
 // signal sends a signal to process 1.
@@ -296,7 +302,9 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	if lc == nil || !c.running() {
 		return nil
 	}
-	out.log.setLimits(logs)
+	if out != nil {
+		out.log.setLimits(logs)
+	}
 	state, err := lc.State()
 	if err != nil {
 		return fmt.Errorf("change limits: %w", err)
@@ -305,11 +313,10 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	cg := *config.Cgroups
 	res := *cg.Resources
 	applyLimits(&res, limits, limitsSwap(state))
-	res.SkipDevices = true // untouched: rewriting them would cut off a device for a moment
 	cg.Resources = &res
 	config.Cgroups = &cg
 	if err := lc.Set(config); err != nil {
-		if !c.running() {
+		if errors.Is(err, libcontainer.ErrNotRunning) {
 			return nil
 		}
 		return fmt.Errorf("change limits: %w", err)
@@ -324,7 +331,7 @@ func (c *container) remove(ctx context.Context) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	if c.running() {
-		if err := c.kill(); err != nil {
+		if err := c.end(); err != nil {
 			return err
 		}
 		select {

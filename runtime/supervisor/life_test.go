@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -175,62 +176,25 @@ func TestRestartAndPrevious(t *testing.T) {
 	}
 }
 
-func TestLimits(t *testing.T) {
+// A container that does not take signals yet is waited for, not mistaken for one that cannot.
+func TestSignalDuringStart(t *testing.T) {
 	e := newEnv(t)
-	t.Run("memory", func(t *testing.T) {
-		spec := e.spec("hog", "tail", "/dev/zero")
-		limit := int64(64 << 20)
-		spec.Linux.Resources.Memory = memory(limit)
-		req := e.startSpec("hog", spec)
-		if exit := e.wait(req); codeOf(exit) != "137" || !exit.OOMKilled {
-			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
-		}
-	})
-	t.Run("memory of a child", func(t *testing.T) {
-		spec := e.spec("child-hog", "sh", "-c", "tail /dev/zero; echo child $?; exit 0")
-		spec.Linux.Resources.Memory = memory(64 << 20)
-		req := e.startSpec("child-hog", spec)
-		if exit := e.wait(req); codeOf(exit) != "0" || exit.OOMKilled {
-			t.Errorf("exit %s, OOM %v", codeOf(exit), exit.OOMKilled)
-		}
-		if got := e.lines(req, LogOptions{Stream: Stdout}); !slices.Equal(got, []string{"o:child 137"}) {
-			t.Errorf("output %q", got)
-		}
-	})
-	t.Run("pids", func(t *testing.T) {
-		spec := e.spec("forks", "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 100 & done; echo all")
-		n := int64(5)
-		spec.Linux.Resources.Pids = pids(n)
-		req := e.startSpec("forks", spec)
-		exit := e.wait(req)
-		if got := e.lines(req, LogOptions{}); slices.Contains(got, "o:all") {
-			t.Errorf("ten processes were allowed: %q, exit %s", got, codeOf(exit))
-		}
-	})
-	t.Run("update", func(t *testing.T) {
-		req := e.start("update", "sleep", "1000")
-		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{CPUMillis: 250, Memory: 32 << 20, Pids: 7}, runtime.Logs{}); err != nil {
-			t.Fatal(err)
-		}
-		want := map[string]string{
-			"memory/memory.limit_in_bytes": "33554432", "pids/pids.max": "7", "cpu/cpu.cfs_quota_us": "25000",
-		}
-		v2 := map[string]string{"memory.max": "33554432", "pids.max": "7", "cpu.max": "25000 100000"}
-		root := "/sys/fs/cgroup"
-		if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
-			want = v2
-		}
-		for file, value := range want {
-			dir, name := filepath.Split(file)
-			data, err := os.ReadFile(filepath.Join(root, dir, "reconciler", e.cfg.Instance, "update", name))
-			if err != nil || strings.TrimSpace(string(data)) != value {
-				t.Errorf("%s is %q, want %s (%v)", file, data, value, err)
+	req := e.bundle("early", e.spec("early", "sleep", "1000"))
+	_, err := e.c.Start(e.ctx(), req, func(*os.File) error {
+		ctx, cancel := context.WithTimeout(e.ctx(), 50*time.Millisecond)
+		defer cancel()
+		for what, err := range map[string]error{
+			"signal": e.c.Signal(ctx, req.ID, "TERM"), "update": e.c.Update(ctx, req.ID, runtime.Resources{}, runtime.Logs{}),
+		} {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", what, err)
 			}
 		}
-		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{}, runtime.Logs{}); err != nil {
-			t.Errorf("no limits: %v", err)
-		}
+		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Where the kernel cannot limit swap it has no file for that: writing to it would refuse every change.
@@ -241,25 +205,6 @@ func TestLimitsWithoutSwap(t *testing.T) {
 		if r.MemorySwap != 0 || r.Memory == 0 {
 			t.Errorf("%+v: memory %d, swap %d", limits, r.Memory, r.MemorySwap)
 		}
-	}
-}
-
-func TestDegrades(t *testing.T) {
-	e := newEnv(t)
-	spec := e.spec("greedy", "sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj")
-	low := -900
-	spec.Process.OOMScoreAdj = &low
-	spec.Process.Rlimits = rlimit("RLIMIT_NOFILE", 1<<30)
-	req := e.startSpec("greedy", spec)
-	if exit := e.wait(req); codeOf(exit) != "0" {
-		t.Errorf("exit %s, output %q", codeOf(exit), e.lines(req, LogOptions{}))
-	}
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		t.Fatal(err)
-	}
-	if st := e.state(req.ID); own.Max < 1<<30 && len(st.Warnings) == 0 {
-		t.Errorf("no warning: %+v", st)
 	}
 }
 
@@ -328,6 +273,13 @@ func TestStartFailures(t *testing.T) {
 	t.Run("no config", func(t *testing.T) {
 		_, err := e.c.Start(e.ctx(), StartRequest{ID: "x", Bundle: e.dir, LogDir: e.dir}, nil)
 		if err == nil || !strings.Contains(err.Error(), "config.json") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("bad stop signal", func(t *testing.T) {
+		req := e.bundle("deaf", e.spec("deaf", "true"))
+		req.StopSignal = "SIGNONSENSE"
+		if _, err := e.c.Start(e.ctx(), req, nil); err == nil || !strings.Contains(err.Error(), `unknown stop signal "SIGNONSENSE"`) {
 			t.Errorf("error is %v", err)
 		}
 	})

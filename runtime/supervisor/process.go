@@ -122,6 +122,11 @@ func parseSignal(s string) (unix.Signal, error) {
 	return 0, fmt.Errorf("unknown signal %q", s)
 }
 
+func knownSignal(s string) bool {
+	_, err := parseSignal(s)
+	return err == nil
+}
+
 // signalName is the inverse of parseSignal.
 func signalName(sig unix.Signal) string {
 	if n := unix.SignalName(sig); n != "" {

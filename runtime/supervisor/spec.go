@@ -146,6 +146,9 @@ func applyLimits(r *cgroups.Resources, limits runtime.Resources, swap bool) {
 	if limits.CPUMillis > 0 {
 		r.CpuQuota = max(limits.CPUMillis*cpuPeriod/1000, 1000) // the kernel refuses less than 1 ms
 	}
+	// On v2 the kernel would make room for a lower limit by killing; v1 refuses. Where the limit is not lowered there is
+	// nothing to check, and a container that is full of cache uses all that it may.
+	r.MemoryCheckBeforeUpdate = limits.Memory > 0 && (r.Memory <= 0 || limits.Memory < r.Memory)
 	r.Memory, r.MemorySwap = -1, -1
 	if limits.Memory > 0 {
 		r.Memory, r.MemorySwap = limits.Memory, limits.Memory

@@ -32,6 +32,8 @@ func loadSpec(req StartRequest) (*specs.Spec, []string, error) {
 		return nil, nil, errors.New("the bundle's config.json has no root or linux section")
 	case spec.Linux.CgroupsPath == "":
 		return nil, nil, errors.New("the bundle's config.json has no cgroupsPath")
+	case req.StopSignal != "" && !knownSignal(req.StopSignal):
+		return nil, nil, fmt.Errorf("unknown stop signal %q", req.StopSignal)
 	case spec.Process.Terminal:
 		return nil, nil, errors.New("a terminal for process 1 is not supported")
 	}
@@ -73,6 +75,7 @@ func (c *container) launch(configure func(pid int) error) (err error) {
 	if c.lc, err = libcontainer.Create(c.srv.lcRoot, string(req.ID), config); err != nil {
 		return err
 	}
+	c.ownPids = config.Namespaces.IsPrivate(configs.NEWPID)
 	if err := c.openOutput(config, spec); err != nil {
 		return err
 	}
@@ -251,8 +254,7 @@ func (c *container) cgroupOOMKills() uint64 {
 	if err != nil {
 		return 0
 	}
-	config := c.lc.Config()
-	m, err := manager.NewWithPaths(config.Cgroups, state.CgroupPaths)
+	m, err := manager.NewWithPaths(state.Config.Cgroups, state.CgroupPaths)
 	if err != nil {
 		return 0
 	}

@@ -14,12 +14,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-const (
-	// maxLine is how long a line of output may be before it is given in pieces.
-	maxLine = 256 << 10
-	// readPiece is how much of a chunk is read at once.
-	readPiece = 64 << 10
-)
+// readPiece is how much of a chunk is read at once.
+const readPiece = 64 << 10
 
 // ReadLog reads the kept output of a container from its LogDir, oldest first. It needs no supervisor. With Follow it
 // goes on until ctx ends, which is not an error. An iteration that fails yields the error last.
@@ -27,7 +23,7 @@ const (
 // what is kept.
 func ReadLog(ctx context.Context, dir string, opts LogOptions) iter.Seq2[LogEntry, error] {
 	return func(yield func(LogEntry, error) bool) {
-		r := &logReader{dir: dir, opts: opts, yield: yield}
+		r := &logReader{dir: dir, opts: opts, lines: logLines{opts: opts, yield: yield, tailed: opts.Tail == 0}}
 		defer r.closeSegment()
 		if err := r.run(ctx); err != nil && !errors.Is(err, errEnough) {
 			yield(LogEntry{}, err)
@@ -42,29 +38,16 @@ var errEnough = errors.New("enough")
 type logReader struct {
 	dir   string
 	opts  LogOptions
-	yield func(LogEntry, error) bool
-	start uint32 // the only run to be read; 0 means all
+	lines logLines
 
-	seg    uint64
-	index  *os.File
-	raw    [2]*os.File
-	at     int64    // how far the index is read
-	end    [2]int64 // how far each stream is
-	gap    bool     // what came before this segment was not read
-	begun  bool     // the first segment is open
-	run1   uint32   // the run that is being read
-	line   [2]partialLine
-	buf    []byte
-	ring   []LogEntry // the last Tail entries, while reading what is there already
-	ringAt int
-	tailed bool
-}
-
-// partialLine is a line whose end was not seen yet.
-type partialLine struct {
-	text []byte
-	time int64
-	skip bool // its beginning is lost: nothing until the next newline is to be shown
+	seg   uint64
+	index *os.File
+	raw   [2]*os.File
+	at    int64    // how far the index is read
+	end   [2]int64 // how far each stream is
+	gap   bool     // what came before this segment was not read
+	begun bool     // the first segment is open
+	buf   []byte
 }
 
 func (r *logReader) run(ctx context.Context) error {
@@ -83,17 +66,19 @@ func (r *logReader) run(ctx context.Context) error {
 		return err
 	}
 	r.buf = make([]byte, readPiece)
-	r.tailed = r.opts.Tail == 0
 	for {
 		if err := r.readAvailable(ctx); err != nil {
 			return err
 		}
 		if !r.opts.Follow {
-			if err := r.flush(true); err != nil {
+			if err := r.readRest(); err != nil {
+				return err
+			}
+			if err := r.lines.flush(); err != nil {
 				return err
 			}
 		}
-		if err := r.emitTail(); err != nil {
+		if err := r.lines.emitTail(); err != nil {
 			return err
 		}
 		if !r.opts.Follow {
@@ -124,9 +109,9 @@ func (r *logReader) chooseRun() error {
 	if err != nil {
 		return err
 	}
-	r.start = last
+	r.lines.only = last
 	if r.opts.Previous {
-		r.start--
+		r.lines.only--
 		if last < 2 {
 			return fmt.Errorf("no output of a previous run is kept: %w", fs.ErrNotExist)
 		}
@@ -197,7 +182,7 @@ func (r *logReader) readAvailable(ctx context.Context) error {
 // openFirst opens the oldest segment that matters.
 func (r *logReader) openFirst(segs []uint64) error {
 	first := 0
-	if r.opts.Tail > 0 && r.start == 0 && r.opts.Stream == "" && r.opts.Since.IsZero() {
+	if r.opts.Tail > 0 && r.lines.only == 0 && r.opts.Stream == "" && r.opts.Since.IsZero() {
 		first = r.tailSegment(segs)
 	}
 	for _, s := range segs[first:] {
@@ -244,11 +229,10 @@ func (r *logReader) nextSegment() (uint64, error) {
 
 // openSegment opens segment seg; one that is gone leaves r.index nil. After a gap the beginnings of lines are lost.
 func (r *logReader) openSegment(seg uint64, gap bool) error {
-	if gap && r.run1 != 0 {
-		if err := r.flush(false); err != nil {
+	if gap {
+		if err := r.lines.begin(0); err != nil {
 			return err
 		}
-		r.run1 = 0
 	}
 	r.closeSegment()
 	open := func(what string) (*os.File, error) {
@@ -311,28 +295,23 @@ func (r *logReader) readIndex(ctx context.Context) error {
 }
 
 func (r *logReader) apply(rec record) error {
-	if rec.start != r.run1 {
-		if r.run1 != 0 {
-			if err := r.flush(false); err != nil {
-				return err
-			}
-		}
-		r.run1 = rec.start
+	if err := r.lines.begin(rec.start); err != nil {
+		return err
 	}
 	switch rec.kind {
 	case kindHeader:
-		for i := range r.line {
-			r.line[i].skip = r.gap && rec.flags&(1<<i) != 0
+		for i := range r.lines.line {
+			r.lines.line[i].skip = r.gap && rec.flags&(1<<i) != 0
 		}
 		r.gap = false
 	case kindChunk:
 		r.end[rec.stream] = int64(rec.offset) + int64(rec.length)
 		return r.readChunk(rec.stream, int64(rec.offset), int64(rec.length), rec.time)
 	case kindLost:
-		if err := r.flushStream(rec.stream); err != nil {
+		if err := r.lines.flushStream(rec.stream); err != nil {
 			return err
 		}
-		return r.emit(LogEntry{
+		return r.lines.emit(LogEntry{
 			Time: unixNano(rec.time), Stream: streamOf(rec.stream),
 			Start: int(rec.start), Lost: int64(rec.offset),
 		})
@@ -368,7 +347,7 @@ func (r *logReader) readChunk(stream byte, off, length, at int64) error {
 	}
 	for length > 0 {
 		n, err := f.ReadAt(r.buf[:min(length, readPiece)], off)
-		if ferr := r.feed(stream, r.buf[:n], at); ferr != nil {
+		if ferr := r.lines.feed(stream, r.buf[:n], at); ferr != nil {
 			return ferr
 		}
 		if errors.Is(err, io.EOF) {
@@ -379,129 +358,6 @@ func (r *logReader) readChunk(stream byte, off, length, at int64) error {
 		}
 		off += int64(n)
 		length -= int64(n)
-	}
-	return nil
-}
-
-// feed splits b into lines.
-func (r *logReader) feed(stream byte, b []byte, at int64) error {
-	l := &r.line[stream]
-	for len(b) > 0 {
-		if len(l.text) == 0 {
-			l.time = at
-		}
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			for !l.skip && len(l.text)+len(b) > maxLine {
-				n := maxLine - len(l.text)
-				if err := r.piece(stream, append(l.text, b[:n]...)); err != nil {
-					return err
-				}
-				b, l.text, l.time = b[n:], l.text[:0], at
-			}
-			if !l.skip {
-				l.text = append(l.text, b...)
-			}
-			return nil
-		}
-		if !l.skip {
-			for len(l.text)+i > maxLine {
-				n := maxLine - len(l.text)
-				if err := r.piece(stream, append(l.text, b[:n]...)); err != nil {
-					return err
-				}
-				b, i, l.text, l.time = b[n:], i-n, l.text[:0], at
-			}
-			l.text = append(l.text, b[:i]...)
-			if err := r.emitLine(stream, false); err != nil {
-				return err
-			}
-		}
-		l.skip = false
-		b = b[i+1:]
-	}
-	return nil
-}
-
-func (r *logReader) piece(stream byte, text []byte) error {
-	r.line[stream].text = text
-	return r.emitLine(stream, true)
-}
-
-func (r *logReader) emitLine(stream byte, partial bool) error {
-	l := &r.line[stream]
-	err := r.emit(LogEntry{
-		Time: unixNano(l.time), Stream: streamOf(stream), Line: l.text, Start: int(r.run1), Partial: partial,
-	})
-	l.text = l.text[:0]
-	if cap(l.text) > readPiece {
-		l.text = nil // one long line shall not keep its memory
-	}
-	return err
-}
-
-// flush gives the lines that have no newline.
-func (r *logReader) flush(atEnd bool) error {
-	if atEnd {
-		if err := r.readRest(); err != nil {
-			return err
-		}
-	}
-	for i := range r.line {
-		if err := r.flushStream(byte(i)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *logReader) flushStream(stream byte) error {
-	l := &r.line[stream]
-	l.skip = false
-	if len(l.text) == 0 {
-		return nil
-	}
-	return r.emitLine(stream, false)
-}
-
-func (r *logReader) emit(e LogEntry) error {
-	switch {
-	case r.start != 0 && e.Start != int(r.start),
-		r.opts.Stream != "" && e.Stream != r.opts.Stream,
-		!r.opts.Since.IsZero() && e.Time.Before(r.opts.Since):
-		return nil
-	}
-	if r.tailed {
-		if !r.yield(e, nil) {
-			return errEnough
-		}
-		return nil
-	}
-	if r.opts.Tail < 0 {
-		return nil
-	}
-	e.Line = bytes.Clone(e.Line)
-	if len(r.ring) < r.opts.Tail {
-		r.ring = append(r.ring, e)
-		return nil
-	}
-	r.ring[r.ringAt] = e
-	r.ringAt = (r.ringAt + 1) % len(r.ring)
-	return nil
-}
-
-// emitTail gives the kept end of what was there already; from then on everything is given at once.
-func (r *logReader) emitTail() error {
-	if r.tailed {
-		return nil
-	}
-	r.tailed = true
-	ring, at := r.ring, r.ringAt
-	r.ring = nil
-	for i := range ring {
-		if !r.yield(ring[(at+i)%len(ring)], nil) {
-			return errEnough
-		}
 	}
 	return nil
 }

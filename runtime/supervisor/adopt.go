@@ -57,7 +57,7 @@ func (s *server) adoptOne(ctx context.Context, c *container) {
 	s.containers[c.id] = c
 	if c.identify() {
 		if err := c.keepOutput(); err != nil {
-			c.warn("its output is not kept: " + err.Error())
+			c.warn("output is being lost: " + err.Error())
 		}
 		if c.rec.Stopped && c.rec.KillBoot > 0 {
 			left := max(c.rec.KillBoot-bootTime(), 0)
@@ -127,14 +127,16 @@ func (s *server) lost(c *container) {
 			Version: exitVersion, StartedAt: c.rec.StartedAt, FinishedAt: time.Now(), Ran: bootTime() - c.rec.StartBoot,
 			Stopped: c.rec.Stopped, Reason: runtime.ReasonSupervisorLost,
 		}
-		if err := writeJSON(filepath.Join(dir, exitFile), e); err != nil {
+		if err = writeJSON(filepath.Join(dir, exitFile), e); err != nil {
 			c.warn("its exit could not be recorded: " + err.Error())
 		}
 	}
 	// What the container wrote and nobody moved is gone with the last who held its pipes; what was moved is recorded.
-	if log, err := openLog(dir, c.rec.Request.Logs, nil); err == nil {
-		log.close()
+	log, err := openLog(dir, c.rec.Request.Logs, nil)
+	if err != nil {
+		s.log.Warn("cannot repair kept output", "container", c.id, "err", err)
 	}
+	log.close()
 	c.destroy()
 	c.lc, c.exit = nil, &e
 	close(c.exited)

@@ -405,9 +405,8 @@ func FuzzReadLog(f *testing.F) {
 				}
 			}
 		}
-		if log, err := openLog(dir, runtime.Logs{}, nil); err == nil {
-			log.close()
-		}
+		log, _ := openLog(dir, runtime.Logs{}, nil) // with or without an error there is one
+		log.close()
 	})
 }
 

@@ -107,7 +107,10 @@ func segmentPath(dir, what string, seg uint64) string {
 }
 
 // segments returns the numbers of the segments in dir, ascending. A directory that is not there has none.
-func segments(dir string) ([]uint64, error) {
+func segments(dir string) ([]uint64, error) { return numbered(dir, "index") }
+
+// numbered returns the numbers of the files of one kind in dir, ascending.
+func numbered(dir, what string) ([]uint64, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -117,7 +120,7 @@ func segments(dir string) ([]uint64, error) {
 	}
 	var segs []uint64
 	for _, e := range entries {
-		if num, ok := strings.CutPrefix(e.Name(), "index."); ok {
+		if num, ok := strings.CutPrefix(e.Name(), what+"."); ok {
 			if n, err := strconv.ParseUint(num, 10, 64); err == nil {
 				segs = append(segs, n)
 			}

@@ -19,6 +19,8 @@ const (
 	minLogSize      = 4 << 10
 	maxSplice       = 1 << 20
 	maxPending      = 64 << 10
+	// reopenAfter is how long to wait before kept output that could not be opened is tried again.
+	reopenAfter = time.Second
 )
 
 // logWriter moves a container's output from its FIFOs into segments. Bytes go by splice(2), never by read and write: a
@@ -46,33 +48,37 @@ type logWriter struct {
 	failed  error    // why the last write failed; nil while all is well
 	onFail  func(error)
 	null    int
+	retry   time.Time // when to open again what could not be opened
 	closed  bool
 }
 
-// openLog opens the kept output in dir for appending, repairing what a crash left.
+// openLog opens the kept output in dir for appending, repairing what a crash left. A writer that comes with an error
+// drops what it is given and tries to open again: whoever has a container that runs goes on with it.
 func openLog(dir string, logs runtime.Logs, onFail func(error)) (*logWriter, error) {
 	w := &logWriter{dir: dir, raw: [2]int{-1, -1}, index: -1, null: -1, onFail: onFail}
 	w.setLimits(logs)
 	var err error
 	if w.null, err = unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open /dev/null: %w", err)
+		return w, fmt.Errorf("open /dev/null: %w", err)
 	}
-	if err = w.open(); err != nil {
-		w.close()
-		return nil, fmt.Errorf("open kept output in %s: %w", dir, err)
-	}
-	return w, nil
+	return w, w.open()
 }
 
 func (w *logWriter) open() error {
+	w.retry = time.Now().Add(reopenAfter)
 	segs, err := segments(w.dir)
+	switch {
+	case err != nil:
+	case len(segs) == 0:
+		err = w.openSegment(1)
+	default:
+		err = w.repair(segs[len(segs)-1])
+	}
 	if err != nil {
-		return err
+		w.closeFiles()
+		return fmt.Errorf("open kept output in %s: %w", w.dir, err)
 	}
-	if len(segs) == 0 {
-		return w.openSegment(1)
-	}
-	return w.repair(segs[len(segs)-1])
+	return nil
 }
 
 // beginRun marks the start of another run of the container.
@@ -95,26 +101,22 @@ func (w *logWriter) repair(seg uint64) error {
 	if err != nil {
 		return err
 	}
-	if len(recs) == 0 || recs[0].kind != kindHeader {
-		return w.openSegment(seg) // it was only just begun: nothing was recorded in it
+	if len(recs) > 0 && recs[0].kind != kindHeader {
+		recs = nil
 	}
-	var covered [2]int64
-	w.midline = [2]bool{recs[0].flags&1 != 0, recs[0].flags&2 != 0}
-	for _, r := range recs {
-		w.start = r.start
-		switch r.kind {
-		case kindChunk:
-			covered[r.stream] = int64(r.offset) + int64(r.length)
-		case kindStart:
-			w.runAt, w.midline = covered, [2]bool{}
-		}
+	covered, err := w.replay(recs)
+	if err != nil {
+		return err
 	}
 	if err := w.openFiles(seg, 0); err != nil {
 		return err
 	}
-	w.idxLen = int64(len(recs)) * recordSize
+	w.pending, w.idxLen = w.pending[:0], int64(len(recs))*recordSize
 	if err := unix.Ftruncate(w.index, w.idxLen); err != nil {
 		return fmt.Errorf("cut torn index: %w", err)
+	}
+	if len(recs) == 0 {
+		w.fail(w.record(w.header()))
 	}
 	for i := range w.raw {
 		var st unix.Stat_t
@@ -127,17 +129,35 @@ func (w *logWriter) repair(seg uint64) error {
 		}
 		for extra := st.Size - covered[i]; extra > 0; extra = st.Size - covered[i] {
 			n := min(extra, 1<<30)
-			r := record{
+			w.fail(w.record(record{
 				kind: kindChunk, stream: byte(i), length: uint32(n), offset: uint64(covered[i]),
 				time: st.Mtim.Nano(), start: w.start,
-			}
-			if err := w.record(r); err != nil {
-				return err
-			}
+			}))
 			covered[i] += n
 		}
 	}
 	return nil
+}
+
+// replay learns from a segment's records what its writer knew, and returns how much of each stream they cover. Of a
+// segment that was only just begun it learns the run from the one before.
+func (w *logWriter) replay(recs []record) (covered [2]int64, err error) {
+	w.runAt, w.midline = [2]int64{}, [2]bool{}
+	if len(recs) == 0 {
+		w.start, err = lastStart(w.dir)
+		return covered, err
+	}
+	w.midline = [2]bool{recs[0].flags&1 != 0, recs[0].flags&2 != 0}
+	for _, r := range recs {
+		w.start = r.start
+		switch r.kind {
+		case kindChunk:
+			covered[r.stream] = int64(r.offset) + int64(r.length)
+		case kindStart:
+			w.runAt, w.midline = covered, [2]bool{}
+		}
+	}
+	return covered, nil
 }
 
 func (w *logWriter) openFiles(seg uint64, flags int) error {
@@ -172,38 +192,42 @@ func (w *logWriter) openSegment(seg uint64) error {
 		return err
 	}
 	w.rawLen, w.runAt, w.idxLen = [2]int64{}, [2]int64{}, 0
-	h := record{kind: kindHeader, length: indexVersion, time: time.Now().UnixNano(), offset: seg, start: w.start}
+	w.pending = w.pending[:0] // of the segment before, whose reader finds the bytes without
+	w.fail(w.record(w.header()))
+	w.prune()
+	return nil
+}
+
+// header is the first record of the present segment.
+func (w *logWriter) header() record {
+	h := record{kind: kindHeader, length: indexVersion, time: time.Now().UnixNano(), offset: w.seg, start: w.start}
 	if w.midline[0] {
 		h.flags |= 1
 	}
 	if w.midline[1] {
 		h.flags |= 2
 	}
-	if err := w.record(h); err != nil {
-		return err
-	}
-	w.prune()
-	return nil
+	return h
 }
 
+// prune deletes what is too old, also what is left where that was cut short before.
 func (w *logWriter) prune() {
-	segs, err := segments(w.dir)
-	if err != nil {
-		return
-	}
-	for _, s := range segs {
-		if s+uint64(w.files) > w.seg {
-			break
+	for _, what := range []string{"index", "stdout", "stderr"} { // index first: without it nobody looks for the others
+		segs, err := numbered(w.dir, what)
+		if err != nil {
+			return
 		}
-		// Index first: without it nobody looks for the others.
-		for _, what := range []string{"index", "stdout", "stderr"} {
-			_ = os.Remove(segmentPath(w.dir, what, s)) // what stays is tried again at the next rotation
+		for _, s := range segs {
+			if s+uint64(w.files) <= w.seg {
+				_ = os.Remove(segmentPath(w.dir, what, s)) // what stays is tried again at the next rotation
+			}
 		}
 	}
 }
 
 // rotate closes the present segment and begins the next.
 func (w *logWriter) rotate() error {
+	_ = w.flush()
 	for i := range w.raw {
 		if w.rawLen[i] > w.runAt[i] {
 			var last [1]byte
@@ -218,6 +242,14 @@ func (w *logWriter) rotate() error {
 // record appends r to the index. While the disk is full, records wait in memory.
 func (w *logWriter) record(r record) error {
 	w.pending = r.appendTo(w.pending)
+	return w.flush()
+}
+
+// flush writes the records that wait.
+func (w *logWriter) flush() error {
+	if len(w.pending) == 0 {
+		return nil
+	}
 	n, err := unix.Pwrite(w.index, w.pending, w.idxLen)
 	if err == nil && n < len(w.pending) {
 		err = unix.ENOSPC
@@ -239,6 +271,14 @@ func (w *logWriter) take(stream byte, fd int) (int, error) {
 	if w.closed {
 		return 0, os.ErrClosed
 	}
+	if w.index < 0 {
+		if time.Now().Before(w.retry) {
+			return w.drop(stream, fd, w.failed)
+		}
+		if err := w.open(); err != nil {
+			return w.drop(stream, fd, err)
+		}
+	}
 	room := w.size - w.rawLen[0] - w.rawLen[1] - w.idxLen - int64(len(w.pending)) - 2*recordSize
 	if room <= 0 {
 		if err := w.rotate(); err != nil {
@@ -247,7 +287,9 @@ func (w *logWriter) take(stream byte, fd int) (int, error) {
 		room = w.size - 3*recordSize
 	}
 	if len(w.pending) > maxPending {
-		return w.drop(stream, fd, w.failed)
+		if err := w.flush(); err != nil {
+			return w.drop(stream, fd, err)
+		}
 	}
 	off := w.rawLen[stream]
 	n, err := unix.Splice(fd, nil, w.raw[stream], &off, int(min(room, maxSplice)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)

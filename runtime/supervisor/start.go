@@ -98,20 +98,19 @@ func (c *container) openOutput(config *configs.Config, spec *specs.Spec) error {
 	return c.keepOutput()
 }
 
+// keepOutput begins to take the container's output. Where it cannot be kept, it is taken all the same and dropped, until
+// it can: a container whose pipes are full stands still.
 func (c *container) keepOutput() error {
 	log, err := openLog(c.rec.Request.LogDir, c.rec.Request.Logs, func(err error) {
 		c.warn("output is being lost: " + err.Error())
 	})
-	if err != nil {
-		return err
-	}
-	p, err := startPumps(c.dir, log)
-	if err != nil {
+	p, perr := startPumps(c.dir, log)
+	if perr != nil {
 		log.close()
-		return err
+		return errors.Join(err, perr)
 	}
 	c.out = p
-	return nil
+	return err
 }
 
 // spawn starts process 1 and lets it execute the command.

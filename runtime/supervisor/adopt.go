@@ -79,23 +79,45 @@ func waitsToStart(lc *libcontainer.Container) bool {
 
 // abandon removes a container whose start was not finished; its caller was told nothing.
 func (s *server) abandon(ctx context.Context, c *container) {
-	if c.lc != nil {
-		if st, err := c.lc.State(); err == nil && st.InitProcessPid > 0 {
-			if pidfd, err := openPidfd(st.InitProcessPid); err == nil {
-				if ticks, alive, err := processStart(st.InitProcessPid); err == nil && alive && ticks == st.InitProcessStartTime {
-					_ = signalPidfd(pidfd, unix.SIGKILL)
-					wait, cancel := context.WithTimeout(ctx, reapTimeout)
-					_ = waitPidfd(wait, pidfd)
-					cancel()
-				}
-				_ = pidfd.Close()
-			}
-		}
-		c.destroy()
-	}
-	_ = os.RemoveAll(filepath.Join(s.lcRoot, string(c.id)))
+	s.clear(ctx, c.id)
 	_ = os.RemoveAll(c.dir)
 	s.log.Warn("an unfinished start was undone", "container", c.id)
+}
+
+// clear takes away what the kernel and libcontainer have of a container that this supervisor does not run: of a start
+// that was cut short, or of an end whose cgroup could not be removed at the time.
+func (s *server) clear(ctx context.Context, id runtime.ID) {
+	lc, err := libcontainer.Load(s.lcRoot, string(id))
+	if err == nil {
+		if st, serr := lc.State(); serr == nil && st.InitProcessPid > 0 {
+			s.endProcess(ctx, st.InitProcessPid, st.InitProcessStartTime)
+		}
+		c := newContainer(s, StartRequest{ID: id})
+		c.lc = lc
+		c.destroy()
+	} else if !errors.Is(err, libcontainer.ErrNotExist) {
+		s.log.Error("cannot load container", "container", id, "err", err)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(s.lcRoot, string(id))), removeCgroups(s.cfg.Instance, string(id))); err != nil {
+		s.log.Error("cannot remove what is left of a container", "container", id, "err", err)
+	}
+}
+
+// endProcess kills a process that is not our child and waits for its end, if it is still the one that was meant.
+func (s *server) endProcess(ctx context.Context, pid int, startTime uint64) {
+	pidfd, err := openPidfd(pid)
+	if err != nil {
+		return
+	}
+	defer func() { _ = pidfd.Close() }()
+	if ticks, alive, err := processStart(pid); err != nil || !alive || ticks != startTime {
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	if err := errors.Join(signalPidfd(pidfd, unix.SIGKILL), waitPidfd(wait, pidfd)); err != nil {
+		s.log.Error("cannot end process", "pid", pid, "err", err)
+	}
 }
 
 // identify opens a pidfd of process 1 if that is still the process that was started.

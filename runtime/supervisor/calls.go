@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +40,7 @@ func checkID(id runtime.ID) error {
 
 // start starts a container, or a new run of one that has exited. It does not end with the call: a caller that dies
 // finds the container in List. configure, where it is not nil, is called while process 1 waits to execute the command.
-func (s *server) start(req StartRequest, configure func(pid int) error) (Started, error) {
+func (s *server) start(ctx context.Context, req StartRequest, configure func(pid int) error) (Started, error) {
 	if err := checkID(req.ID); err != nil {
 		return Started{}, startError(req, err)
 	}
@@ -79,7 +80,7 @@ func (s *server) start(req StartRequest, configure func(pid int) error) (Started
 	}
 	s.starts <- struct{}{}
 	defer func() { <-s.starts }()
-	if err := c.launch(configure); err != nil {
+	if err := c.launch(ctx, configure); err != nil {
 		s.forget(c)
 		return Started{}, startError(req, err)
 	}
@@ -143,6 +144,10 @@ func (s *server) stop(ctx context.Context, b stopBody) (Exit, error) {
 func (s *server) delete(ctx context.Context, id runtime.ID) error {
 	c := s.settled(id)
 	if c == nil {
+		if checkID(id) == nil {
+			s.clear(ctx, id)
+			return os.RemoveAll(filepath.Join(s.dir, string(id)))
+		}
 		return nil
 	}
 	if err := c.remove(ctx); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/cgroups"
 )
 
 // cgroupRoots returns where every cgroup hierarchy of this server is mounted: one for v2, several for v1 and hybrid.
@@ -33,6 +34,24 @@ func cgroupRoots() ([]string, error) {
 // sit in an inner node.
 func ownCgroup(root, instance string) string {
 	return filepath.Join(root, "reconciler", instance, "supervisor")
+}
+
+// containerCgroup is where a container's processes are, beside the supervisor's.
+func containerCgroup(root, instance, id string) string {
+	return filepath.Join(root, "reconciler", instance, id)
+}
+
+// removeCgroups removes a container's cgroups from all hierarchies. Processes in them are about to vanish.
+func removeCgroups(instance, id string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range roots {
+		errs = append(errs, cgroups.RemovePath(containerCgroup(root, instance, id)))
+	}
+	return errors.Join(errs...)
 }
 
 // enterOwnCgroup moves this process out of its parent's cgroup in all hierarchies, so that the end of a service or of a

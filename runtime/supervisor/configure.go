@@ -63,9 +63,9 @@ func (c *Client) Start(ctx context.Context, req StartRequest, configure func(net
 // serveStart answers a start, whose caller may have a say in the middle of it.
 func (s *server) serveStart(ctx context.Context, conn *net.UnixConn, b startBody) (Started, error) {
 	if !b.Configure {
-		return s.start(b.StartRequest, nil)
+		return s.start(ctx, b.StartRequest, nil)
 	}
-	return s.start(b.StartRequest, func(pid int) error {
+	return s.start(ctx, b.StartRequest, func(pid int) error {
 		netns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
 		if err != nil {
 			return err

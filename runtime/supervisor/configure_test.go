@@ -107,17 +107,8 @@ func (e *env) nothingLeft(req StartRequest) {
 	if all, err := e.c.List(e.ctx()); err != nil || len(all) != 0 {
 		e.Errorf("listed: %+v, %v", all, err)
 	}
-	left, err := filepath.Glob("/sys/fs/cgroup/*/reconciler/" + e.cfg.Instance + "/" + string(req.ID))
-	if err != nil {
-		e.Fatal(err)
-	}
-	for _, dir := range []string{"supervisor", "libcontainer"} {
-		left = append(left, filepath.Join(e.cfg.RunDir, dir, string(req.ID)))
-	}
-	for _, path := range append(left, "/sys/fs/cgroup/reconciler/"+e.cfg.Instance+"/"+string(req.ID)) {
-		if _, err := os.Stat(path); err == nil {
-			e.Errorf("%s is left", path)
-		}
+	if left := e.left(req.ID); len(left) > 0 {
+		e.Errorf("left: %v", left)
 	}
 	if got := e.lines(req, LogOptions{}); len(got) > 0 {
 		e.Errorf("it ran: %q", got)

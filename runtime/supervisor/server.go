@@ -105,20 +105,40 @@ func newServer(cfg Config) (*server, *os.File, error) {
 		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{},
 		starts: make(chan struct{}, parallelStarts),
 	}
-	for _, dir := range []string{cfg.RunDir, s.dir, s.lcRoot} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, nil, fmt.Errorf("make run directory: %w", err)
+	lock, err := s.lock()
+	return s, lock, err
+}
+
+// lock makes the directories and takes the lock of the run directory. The directory itself is the lock, so that no lock
+// file needs to be removed. The one before us removes it at its end: what was locked must be what others find there.
+func (s *server) lock() (*os.File, error) {
+	for {
+		for _, dir := range []string{s.cfg.RunDir, s.dir, s.lcRoot} {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return nil, fmt.Errorf("make run directory: %w", err)
+			}
+		}
+		lock, err := lockDir(s.dir, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return nil, fmt.Errorf("%s: %w", s.cfg.RunDir, ErrAlreadyRunning)
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("lock run directory: %w", err)
+		}
+		ours, err := lock.Stat()
+		if err == nil {
+			var there os.FileInfo
+			if there, err = os.Stat(s.dir); err == nil && os.SameFile(ours, there) {
+				return lock, nil
+			}
+		}
+		_ = lock.Close()
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("lock run directory: %w", err)
 		}
 	}
-	// The directory itself is the lock, so that no lock file needs to be removed.
-	lock, err := lockDir(s.dir, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil, fmt.Errorf("%s: %w", cfg.RunDir, ErrAlreadyRunning)
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("lock run directory: %w", err)
-	}
-	return s, lock, nil
 }
 
 func lockDir(dir string, how int) (*os.File, error) {

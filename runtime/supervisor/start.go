@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,7 +45,7 @@ func loadSpec(req StartRequest) (*specs.Spec, []string, error) {
 }
 
 // launch makes and starts the container that c.rec.Request asks for. When it fails nothing is left. c.op is held.
-func (c *container) launch(configure func(pid int) error) (err error) {
+func (c *container) launch(ctx context.Context, configure func(pid int) error) (err error) {
 	req := c.rec.Request
 	spec, warnings, err := loadSpec(req)
 	if err == nil && configure != nil {
@@ -71,6 +72,9 @@ func (c *container) launch(configure func(pid int) error) (err error) {
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: string(req.ID), Spec: spec})
 	if err != nil {
 		return err
+	}
+	if _, lerr := os.Lstat(filepath.Join(c.srv.lcRoot, string(req.ID))); lerr == nil {
+		c.srv.clear(ctx, req.ID)
 	}
 	if c.lc, err = libcontainer.Create(c.srv.lcRoot, string(req.ID), config); err != nil {
 		return err

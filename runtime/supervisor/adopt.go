@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -47,8 +46,7 @@ func (s *server) adoptOne(ctx context.Context, c *container) {
 		s.log.Error("cannot load container", "container", c.id, "err", err)
 	}
 	if c.lc = lc; lc != nil {
-		config := lc.Config()
-		c.ownPids = config.Namespaces.IsPrivate(configs.NEWPID)
+		c.config = lc.Config()
 	}
 	if c.rec.Pid == 0 || (lc != nil && waitsToStart(lc)) {
 		s.abandon(ctx, c)

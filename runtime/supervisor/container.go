@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -30,8 +31,8 @@ type container struct {
 	proc  *libcontainer.Process   // nil for one that an earlier supervisor started
 	pidfd *os.File
 	out   *pumps
-	// ownPids is whether it has a pid namespace of its own, with whose process 1 the kernel ends all others.
-	ownPids bool
+	// config is what it was started with. libcontainer's changes with the limits, and is not for who comes meanwhile.
+	config configs.Config
 
 	mu       sync.Mutex
 	rec      containerRecord
@@ -127,7 +128,7 @@ func (c *container) watch() {
 func (c *container) finish() {
 	finished, boot := time.Now(), bootTime()
 	code, sig, reason := c.collect()
-	if c.lc != nil && !c.ownPids {
+	if c.lc != nil && !c.ownPids() {
 		_ = c.lc.Signal(unix.SIGKILL) // what process 1 left behind in its cgroup
 	}
 	if c.out != nil {
@@ -196,6 +197,9 @@ func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string
 	}
 	return &n, sig, ""
 }
+
+// ownPids reports whether it has a pid namespace of its own, with whose process 1 the kernel ends all others.
+func (c *container) ownPids() bool { return c.config.Namespaces.IsPrivate(configs.NEWPID) }
 
 // stop asks the container to end, and sees to it after grace.
 func (c *container) stop(signal string, grace time.Duration) error {
@@ -271,7 +275,7 @@ func (c *container) kill() error {
 	// With process 1 of a pid namespace the kernel kills all others in it. Without one, libcontainer kills all of the
 	// cgroup; and a frozen process dies only when it is thawed, which libcontainer does too. Where there is nothing left
 	// to do it says that the container does not run.
-	if lerr := lc.Signal(unix.SIGKILL); lerr != nil && !c.ownPids && c.running() && !errors.Is(lerr, libcontainer.ErrNotRunning) {
+	if lerr := lc.Signal(unix.SIGKILL); lerr != nil && !c.ownPids() && c.running() && !errors.Is(lerr, libcontainer.ErrNotRunning) {
 		err = errors.Join(err, lerr)
 	}
 	return err
@@ -305,14 +309,10 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	if out != nil {
 		out.log.setLimits(logs)
 	}
-	state, err := lc.State()
-	if err != nil {
-		return fmt.Errorf("change limits: %w", err)
-	}
 	config := lc.Config()
 	cg := *config.Cgroups
 	res := *cg.Resources
-	applyLimits(&res, limits, limitsSwap(state))
+	applyLimits(&res, limits, limitsSwap())
 	cg.Resources = &res
 	config.Cgroups = &cg
 	if err := lc.Set(config); err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -121,7 +122,7 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 		if len(files) != 3 {
 			return nil, nil, errors.New("three file descriptors are needed")
 		}
-		if err = lendPipes(lc, proc, files); err != nil {
+		if err = lendPipes(&c.config, proc, files); err != nil {
 			return nil, nil, err
 		}
 		proc.Stdin, proc.Stdout, proc.Stderr = files[0], files[1], files[2]
@@ -134,8 +135,7 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 
 // lendPipes makes the pipes of a command its user's: without that it could not open /dev/stdout anew, which is what many
 // programs write to. What else the caller may have given, such as a file of its own, is left alone.
-func lendPipes(lc *libcontainer.Container, proc *libcontainer.Process, files []*os.File) error {
-	config := lc.Config()
+func lendPipes(config *configs.Config, proc *libcontainer.Process, files []*os.File) error {
 	uid, err := config.HostUID(proc.UID)
 	if err != nil {
 		return err

@@ -164,11 +164,15 @@ func applyLimits(r *cgroups.Resources, limits runtime.Resources, swap bool) {
 }
 
 // limitsSwap reports whether swap can be limited in a cgroup: on v2 libcontainer copes where it cannot, on v1 there is
-// a file for it only if the kernel was started with swapaccount=1.
-func limitsSwap(state *libcontainer.State) bool {
+// a file for it only if the kernel was started with swapaccount=1. It is looked for at the root, not in the container's
+// cgroup: where that is, libcontainer keeps in a map that it changes at the container's end.
+func limitsSwap() bool {
 	if cgroups.IsCgroup2UnifiedMode() {
 		return true
 	}
-	_, err := os.Stat(filepath.Join(state.CgroupPaths["memory"], "memory.memsw.limit_in_bytes"))
+	root, err := cgroups.FindCgroupMountpoint("", "memory")
+	if err == nil {
+		_, err = os.Stat(filepath.Join(root, "memory.memsw.limit_in_bytes"))
+	}
 	return err == nil
 }

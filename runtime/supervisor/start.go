@@ -79,7 +79,7 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 	if c.lc, err = libcontainer.Create(c.srv.lcRoot, string(req.ID), config); err != nil {
 		return err
 	}
-	c.ownPids = config.Namespaces.IsPrivate(configs.NEWPID)
+	c.config = *config
 	if err := c.openOutput(config, spec); err != nil {
 		return err
 	}

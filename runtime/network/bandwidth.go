@@ -48,12 +48,13 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 		LinkIndex: hostEnd.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
 	shaper, err := netlink.LinkByName(name)
+	limited := err == nil
 	if err != nil && !isNotFound(err) {
 		return err
 	}
 	if rate == 0 {
-		if err != nil {
-			return nil // there was no limit
+		if !limited {
+			return nil
 		}
 		// The way through the device first, so that nothing falls into a gap.
 		if err := netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
@@ -64,7 +65,7 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 		}
 		return nil
 	}
-	if err != nil {
+	if !limited {
 		if shaper, err = makeShaper(name); err != nil {
 			return err
 		}
@@ -73,10 +74,14 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 		return err
 	}
 	filters, err := netlink.FilterList(hostEnd, ingress.Handle)
-	if err == nil && len(filters) > 0 {
+	if limited && err == nil && len(filters) > 0 {
 		return nil
 	}
-	if err := netlink.QdiscReplace(ingress); err != nil && !errors.Is(err, unix.EEXIST) {
+	// What is there redirects to a device that somebody removed.
+	if err := netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
+		return fmt.Errorf("remove redirection: %w", err)
+	}
+	if err := netlink.QdiscAdd(ingress); err != nil {
 		return &runtime.Error{Op: "redirect what it sends", Err: err, Hint: missingModule(err, "sch_ingress")}
 	}
 	everything := &netlink.U32{
@@ -118,10 +123,10 @@ func setBucket(link netlink.Link, rate int64) error {
 	return nil
 }
 
-// What a bucket holds: enough that timers need not be exact, so little that a second is not far over the limit; and what
+// What a bucket holds: enough for a busy server that looks late, a fiftieth of a second; and what
 // may wait for it: measured from 16 to 96 KiB, a longer queue made TCP lose more at once and recover later.
 const (
-	burstMillis = 5
+	burstMillis = 20
 	queueMillis = 50
 	minBurst    = 2 * defaultMTU
 	minQueue    = 16 << 10

@@ -9,6 +9,9 @@ import (
 	"reconciler/runtime"
 )
 
+// tablePrefix begins the tables of every instance.
+const tablePrefix = "reconciler-"
+
 // maxName is what the kernel takes for an interface.
 const maxName = 15
 
@@ -23,7 +26,7 @@ type names struct {
 
 func namesOf(instance string) names {
 	n := names{
-		bridge: "rc-" + instance, table: "reconciler-" + instance, alias: "reconciler instance " + instance,
+		bridge: "rc-" + instance, table: tablePrefix + instance, alias: "reconciler instance " + instance,
 		host: "rv" + digest(instance, 5), shaper: "ri" + digest(instance, 5),
 	}
 	if len(n.bridge) > maxName {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -230,6 +229,3 @@ func removeTables(name string) error {
 	}
 	return nil
 }
-
-// isOurs reports whether a table is of some instance.
-func isOurs(t *nftables.Table) bool { return strings.HasPrefix(t.Name, "reconciler-") }

@@ -36,14 +36,14 @@ type family struct {
 	loopback     netip.Prefix
 }
 
-func ipv4() family {
+func overIPv4() family {
 	return family{
 		nfproto: unix.NFPROTO_IPV4, saddr: payload(expr.PayloadBaseNetworkHeader, 12, 4), daddr: payload(expr.PayloadBaseNetworkHeader, 16, 4),
 		loopback: netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8),
 	}
 }
 
-func ipv6() family {
+func overIPv6() family {
 	return family{
 		nfproto: unix.NFPROTO_IPV6, saddr: payload(expr.PayloadBaseNetworkHeader, 8, 16), daddr: payload(expr.PayloadBaseNetworkHeader, 24, 16),
 		loopback: netip.PrefixFrom(netip.IPv6Loopback(), 128),

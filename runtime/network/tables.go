@@ -55,9 +55,9 @@ func routed(n names, subnet, subnet6 netip.Prefix) table {
 		allow, ports, anywhere string
 		address                nftables.SetDatatype
 	}
-	parts := []part{{ipv4(), subnet, setAllow4, mapPorts4, mapAny4, nftables.TypeIPAddr}}
+	parts := []part{{overIPv4(), subnet, setAllow4, mapPorts4, mapAny4, nftables.TypeIPAddr}}
 	if subnet6.IsValid() {
-		parts = append(parts, part{ipv6(), subnet6, setAllow6, mapPorts6, mapAny6, nftables.TypeIP6Addr})
+		parts = append(parts, part{overIPv6(), subnet6, setAllow6, mapPorts6, mapAny6, nftables.TypeIP6Addr})
 	}
 	proto, port := nftables.TypeInetProto, nftables.TypeInetService
 	for _, f := range parts {
@@ -129,7 +129,7 @@ const (
 func bridged(n names) table {
 	who := []field{inName(), etherSrc()}
 	as := func(address field) []field { return append(slices.Clone(who), address) }
-	v4, v6 := ipv4(), ipv6()
+	v4, v6 := overIPv4(), overIPv6()
 	isIPv4 := is(etherType(), 0x08, 0x00)
 	isARP := is(etherType(), 0x08, 0x06)
 	isIPv6 := is(etherType(), 0x86, 0xdd)

@@ -1,0 +1,98 @@
+package network_test
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"reconciler/runtime/network"
+	"reconciler/runtime/network/dns"
+)
+
+// found returns the check of a name.
+func found(t testing.TB, checks []network.Check, name string) network.Check {
+	t.Helper()
+	for _, c := range checks {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("no check %q in %+v", name, checks)
+	return network.Check{}
+}
+
+func TestCheckFindsAllWell(t *testing.T) {
+	e := newEnv(t)
+	g, err := e.bridge.Gateway(e.ctx)
+	must(t, err)
+	names := filepath.Join(t.TempDir(), "names.json")
+	must(t, dns.WriteNames(names, dns.Names{Listen: []netip.Addr{g.Address}, Sources: []netip.Prefix{g.Subnet}}))
+	ctx, cancel := context.WithCancel(e.ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- dns.New(dns.Config{NamesFile: names, ResolvConf: "/dev/null", Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+	}()
+	defer func() { cancel(); must(t, <-done) }()
+	for {
+		if _, err := ask("tcp", netip.AddrPortFrom(g.Address, 53).String(), impatience); err == nil || !strings.Contains(err.Error(), "refused") {
+			break // it listens
+		}
+	}
+	checks := e.bridge.Check(e.ctx)
+	for _, name := range []string{"bridge", "forwarding", "egress", "dns", "inbound"} {
+		if c := found(t, checks, name); !c.OK || c.Remedy != "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	if leases, err := e.bridge.Leases(); err != nil || len(leases) != 0 {
+		t.Errorf("leases afterwards: %v, %v", leases, err)
+	}
+}
+
+// An instance without containers has no bridge after the check either.
+func TestCheckLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	checks := e.bridge.Check(e.ctx)
+	if c := found(t, checks, "dns"); c.OK || c.Remedy == "" {
+		t.Errorf("without a name server: %+v", c)
+	}
+	for _, left := range leftovers(t, e.cfg) {
+		t.Errorf("left: %s", left)
+	}
+}
+
+func TestCheckNamesWhoDrops(t *testing.T) {
+	for _, c := range []struct{ table, beside, want string }{
+		{"filter", "DOCKER-USER", "iptables -I DOCKER-USER -i rc-"},
+		{"filter", "ufw-before-forward", "ufw route allow in on rc-"},
+		{"firewalld", "filter_FORWARD_POLICIES", "firewall-cmd --permanent --zone=trusted --add-interface=rc-"},
+		{"custom", "other", "chain forward of table ip custom drops it"},
+	} {
+		t.Run(c.beside, func(t *testing.T) {
+			e := newEnv(t)
+			conn := &nftables.Conn{}
+			table := conn.AddTable(&nftables.Table{Name: c.table, Family: nftables.TableFamilyIPv4})
+			policy := nftables.ChainPolicyDrop
+			conn.AddChain(&nftables.Chain{
+				Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+				Priority: nftables.ChainPriorityFilter, Policy: &policy,
+			})
+			beside := conn.AddChain(&nftables.Chain{Name: c.beside, Table: table})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: beside, Exprs: []expr.Any{&expr.Counter{}}})
+			must(t, conn.Flush())
+			t.Cleanup(func() { conn.DelTable(table); must(t, conn.Flush()) })
+			checks := e.bridge.Check(e.ctx)
+			for _, name := range []string{"egress", "inbound"} {
+				if got := found(t, checks, name); got.OK || !strings.Contains(got.Remedy, c.want) {
+					t.Errorf("%+v; want %q", got, c.want)
+				}
+			}
+		})
+	}
+}

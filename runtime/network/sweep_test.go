@@ -1,0 +1,263 @@
+package network_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"reconciler/runtime"
+	"reconciler/runtime/network"
+)
+
+// kernel is what an instance has in the kernel, as lines that can be compared.
+func kernel(t testing.TB, cfg network.Config) string {
+	t.Helper()
+	var lines []string
+	add := func(words ...any) { lines = append(lines, fmt.Sprint(words...)) }
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "r") {
+			add(l.Type(), " ", l.Attrs().Name)
+		}
+	}
+	conn := &nftables.Conn{}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
+		table := &nftables.Table{Name: "reconciler-" + cfg.Instance, Family: family}
+		chains, err := conn.ListChainsOfTableFamily(family)
+		must(t, err)
+		for _, c := range chains {
+			rules, err := conn.GetRules(table, c)
+			must(t, err)
+			add("chain ", c.Name, " ", len(rules))
+		}
+		sets, err := conn.GetSets(table)
+		must(t, err)
+		for _, s := range sets {
+			elements, err := conn.GetSetElements(s)
+			must(t, err)
+			add("set ", s.Name, " ", len(elements))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func TestReleaseLeavesWhatWasThereBefore(t *testing.T) {
+	e := newEnv(t)
+	other := e.container("other")
+	e.publish(other, tcp(9090, 80))
+	before := kernel(t, e.cfg)
+	a := e.container("a", network.Limits{Ingress: 1_000_000, Egress: 1_000_000})
+	e.publish(a, tcp(8080, 80), udp(8080, 80))
+	if kernel(t, e.cfg) == before {
+		t.Fatal("a container is not seen")
+	}
+	must(t, e.bridge.Detach(e.ctx, a.id))
+	must(t, e.bridge.Detach(e.ctx, a.id))
+	leases, err := e.bridge.Leases()
+	must(t, err)
+	if len(leases) != 2 || len(leases[1].Ports) != 0 {
+		t.Errorf("leases after detaching: %+v", leases)
+	}
+	must(t, e.bridge.Release(e.ctx, a.id))
+	must(t, e.bridge.Release(e.ctx, a.id))
+	if after := kernel(t, e.cfg); after != before {
+		t.Errorf("left:\n%s\nwant\n%s", after, before)
+	}
+}
+
+// What a killed process leaves at each point of attaching is swept; what is known is not touched.
+func TestSweepAfterAKill(t *testing.T) {
+	for name, half := range map[string]func(e *env) error{
+		"after the lease": func(e *env) error {
+			_, err := e.bridge.Lease(e.ctx, "x-1", runtime.Name{Name: "x"})
+			return err
+		},
+		"after attaching and publishing": func(e *env) error {
+			c := e.container("x", network.Limits{Ingress: 1_000_000, Egress: 1_000_000})
+			return e.bridge.Publish(e.ctx, c.id, []runtime.Port{tcp(8080, 80)})
+		},
+		"an interface without its lease": func(e *env) error {
+			c := e.container("x", network.Limits{Egress: 1_000_000})
+			return e.forget(c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			kept := e.container("kept", network.Limits{Ingress: 50_000_000, Egress: 50_000_000})
+			kept.serve(t, "kept", "tcp", 80)
+			e.publish(kept, tcp(9090, 80))
+			before := kernel(t, e.cfg)
+			must(t, half(e))
+			for range 2 {
+				must(t, e.bridge.Sweep(e.ctx, func(id runtime.ID) bool { return id == kept.id }))
+			}
+			if after := kernel(t, e.cfg); after != before {
+				t.Errorf("left:\n%s\nwant\n%s", after, before)
+			}
+			leases, err := e.bridge.Leases()
+			if err != nil || len(leases) != 1 || leases[0].ID != kept.id {
+				t.Errorf("leases: %+v, %v", leases, err)
+			}
+			answer, err := ask("tcp", hostAddress+":9090", patience)
+			want(t, "what is known", answer, err, "kept "+hostAddress)
+		})
+	}
+}
+
+// forget takes a lease out of the file alone, as if it had been lost.
+func (e *env) forget(c container) error {
+	e.t.Helper()
+	path := e.cfg.StateDir + "/network/leases.json"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(strings.Replace(string(data), string(c.id), "lost", 1)), 0o600)
+}
+
+func TestAttachThatIsCancelledLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	e.container("other")
+	l, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Name: "a"})
+	must(t, err)
+	must(t, e.bridge.Ensure(e.ctx))
+	before := kernel(t, e.cfg)
+	ns := newSpace(t)
+	for left := range 6 {
+		ctx := &ending{Context: e.ctx, left: left}
+		if err := e.bridge.Attach(ctx, l, ns.file, network.Limits{Egress: 1_000_000}); err == nil {
+			if left == 0 {
+				t.Error("attached with a context that had ended")
+			}
+			must(t, e.bridge.Detach(e.ctx, l.ID))
+		}
+		if after := kernel(t, e.cfg); after != before {
+			t.Errorf("cancelled at look %d, left:\n%s\nwant\n%s", left, after, before)
+		}
+	}
+}
+
+// ending is a context that ends after so many looks at it.
+type ending struct {
+	context.Context
+	left int
+}
+
+func (c *ending) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Whatever somebody removes behind our back is back after Ensure, and containers that run are reached again.
+func TestEnsureRepairs(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.container("a"), e.container("b")
+	a.serve(t, "a", "tcp", 80)
+	e.publish(a, tcp(8080, 80))
+	g, err := e.bridge.Gateway(e.ctx)
+	must(t, err)
+	before := kernel(t, e.cfg)
+	link := func() netlink.Link {
+		l, err := netlink.LinkByName(g.Interface)
+		must(t, err)
+		return l
+	}
+	conn := &nftables.Conn{}
+	table := func(family nftables.TableFamily) *nftables.Table {
+		return &nftables.Table{Name: "reconciler-" + e.cfg.Instance, Family: family}
+	}
+	for name, breakIt := range map[string]func() error{
+		"nothing":    func() error { return nil },
+		"the bridge": func() error { return netlink.LinkDel(link()) },
+		"its address": func() error {
+			return netlink.AddrDel(link(), &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(g.Address, g.Subnet.Bits()))})
+		},
+		"the bridge down": func() error { return netlink.LinkSetDown(link()) },
+		"forwarding":      func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) },
+		"the whole nft":   func() error { conn.FlushRuleset(); return conn.Flush() },
+		"one table":       func() error { conn.DelTable(table(nftables.TableFamilyBridge)); return conn.Flush() },
+		"rules of a chain": func() error {
+			conn.FlushChain(&nftables.Chain{Name: "postrouting", Table: table(nftables.TableFamilyINet)})
+			return conn.Flush()
+		},
+		"elements": func() error {
+			conn.FlushSet(&nftables.Set{Name: "allow4", Table: table(nftables.TableFamilyINet)})
+			conn.FlushSet(&nftables.Set{Name: "senders4", Table: table(nftables.TableFamilyBridge)})
+			return conn.Flush()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, breakIt())
+			must(t, e.bridge.Ensure(e.ctx))
+			if after := kernel(t, e.cfg); after != before {
+				t.Errorf("after repair:\n%s\nwant\n%s", after, before)
+			}
+			for what, ask := range map[string]func() (string, error){
+				"loopback":  func() (string, error) { return ask("tcp", "127.0.0.1:8080", patience) },
+				"world":     func() (string, error) { return e.world.ask(t, "tcp", hostAddress+":8080", patience) },
+				"neighbour": func() (string, error) { return b.ask(t, "tcp", netip.AddrPortFrom(a.lease.IP, 80).String(), patience) },
+			} {
+				if answer, err := ask(); err != nil || !strings.HasPrefix(answer, "a ") {
+					t.Errorf("from %s: %q, %v", what, answer, err)
+				}
+			}
+		})
+	}
+}
+
+// Two processes, here two values on the same directory, give out no address twice and leave nothing.
+func TestManyAtOnce(t *testing.T) {
+	e := newEnv(t)
+	second := network.Open(e.cfg)
+	var wait sync.WaitGroup
+	errs := make(chan error, 100)
+	for i := range 12 {
+		bridge := []*network.Bridge{e.bridge, second}[i%2]
+		ns := newSpace(t)
+		wait.Go(func() {
+			id := runtime.ID(fmt.Sprintf("c%d", i))
+			errs <- func() error {
+				l, err := bridge.Lease(e.ctx, id, runtime.Name{Name: string(id)})
+				if err != nil {
+					return err
+				}
+				if err := bridge.Attach(e.ctx, l, ns.file, network.Limits{Egress: 1_000_000}); err != nil {
+					return err
+				}
+				return bridge.Publish(e.ctx, id, []runtime.Port{tcp(uint16(8000+i), 80)})
+			}()
+		})
+	}
+	wait.Wait()
+	for range 12 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	leases, err := e.bridge.Leases()
+	must(t, err)
+	seen := map[netip.Addr]bool{}
+	for _, l := range leases {
+		if seen[l.IP] || len(l.Ports) != 1 {
+			t.Errorf("lease %+v", l)
+		}
+		seen[l.IP] = true
+	}
+	before := kernel(t, e.cfg)
+	must(t, e.bridge.Ensure(e.ctx))
+	if after := kernel(t, e.cfg); len(seen) != 12 || after != before {
+		t.Errorf("%d leases; something was missing:\n%s\nwant\n%s", len(seen), before, after)
+	}
+}

@@ -5,12 +5,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
 	"reconciler/runtime/network"
@@ -65,7 +68,7 @@ func TestContainersReachEachOtherAndTheWorld(t *testing.T) {
 		want(t, c.protocol+" to "+c.to, answer, err, c.want)
 	}
 	answer, err := ask("tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
-	g, gerr := e.bridge.Gateway(e.ctx)
+	g, gerr := e.bridge.Gateway(background)
 	must(t, gerr)
 	want(t, "from the server", answer, err, "b "+g.Address.String())
 
@@ -106,7 +109,7 @@ func TestAttachAgainReplaces(t *testing.T) {
 	b := e.container("b")
 	b.serve(t, "b", "tcp", 80)
 	second := container{space: newSpace(t), lease: a.lease}
-	must(t, e.bridge.Attach(e.ctx, a.lease, second.file, network.Limits{}))
+	must(t, e.bridge.Attach(background, a.lease, second.file, network.Limits{}))
 	answer, err := second.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
 	want(t, "the second namespace", answer, err, "b "+a.lease.IP.String())
 	must(t, a.do(t, func() error {
@@ -120,9 +123,9 @@ func TestAttachAgainReplaces(t *testing.T) {
 func TestReleasedLeaseCannotBeAttached(t *testing.T) {
 	e := newEnv(t)
 	a := e.container("a")
-	must(t, e.bridge.Release(e.ctx, a.id))
-	must(t, e.bridge.Release(e.ctx, a.id))
-	err := e.bridge.Attach(e.ctx, a.lease, a.file, network.Limits{})
+	must(t, e.bridge.Release(background, a.id))
+	must(t, e.bridge.Release(background, a.id))
+	err := e.bridge.Attach(background, a.lease, a.file, network.Limits{})
 	if err == nil || runtime.HintOf(err) == "" {
 		t.Errorf("attach with a released lease: %v", err)
 	}
@@ -130,12 +133,12 @@ func TestReleasedLeaseCannotBeAttached(t *testing.T) {
 
 func TestAttachToWhatIsNoNamespaceLeavesNothing(t *testing.T) {
 	e := newEnv(t)
-	l, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Namespace: "default", Name: "a"})
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"})
 	must(t, err)
 	null, err := os.Open("/dev/null")
 	must(t, err)
 	defer func() { _ = null.Close() }()
-	if err := e.bridge.Attach(e.ctx, l, null, network.Limits{}); err == nil {
+	if err = e.bridge.Attach(background, l, null, network.Limits{}); err == nil {
 		t.Error("attached to /dev/null")
 	}
 	links, err := netlink.LinkList()
@@ -144,5 +147,56 @@ func TestAttachToWhatIsNoNamespaceLeavesNothing(t *testing.T) {
 		if strings.HasPrefix(l.Attrs().Name, "rv") {
 			t.Errorf("interface %s is left", l.Attrs().Name)
 		}
+	}
+}
+
+// A network namespace that belongs to a user namespace, as that of a container with user ids of its own does.
+func TestAttachToAnotherUsersNamespace(t *testing.T) {
+	e := newEnv(t)
+	b := e.container("b")
+	b.serve(t, "b", "tcp", 80)
+	// It waits for its input to end.
+	cmd := exec.Command("cat")
+	cmd.SysProcAttr = &unix.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}},
+	}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid))
+	must(t, err)
+	defer func() { _ = ns.Close() }()
+
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"})
+	must(t, err)
+	must(t, e.bridge.Attach(background, l, ns, network.Limits{Ingress: 50_000_000, Egress: 50_000_000}))
+	answer, err := space{file: ns}.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
+	want(t, "to a neighbour", answer, err, "b "+l.IP.String())
+}
+
+// The cost of a container must not grow with their number: compare the first hundreds.
+func BenchmarkAttach(b *testing.B) {
+	for _, before := range []int{10, 200} {
+		b.Run(fmt.Sprintf("beside %d", before), func(b *testing.B) {
+			e := newEnv(b)
+			for i := range before {
+				c := e.container(fmt.Sprintf("c%d", i), network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000})
+				e.publish(c, tcp(uint16(10000+i), 80))
+			}
+			ns := newSpace(b)
+			for i := 0; b.Loop(); i++ {
+				id := runtime.ID(fmt.Sprintf("x%d", i))
+				l, err := e.bridge.Lease(background, id, runtime.Name{Name: "x"})
+				must(b, err)
+				must(b, e.bridge.Attach(background, l, ns.file, network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000}))
+				must(b, e.bridge.Publish(background, id, []runtime.Port{tcp(9999, 80)}))
+				b.StopTimer()
+				must(b, e.bridge.Release(background, id))
+				b.StartTimer()
+			}
+		})
 	}
 }

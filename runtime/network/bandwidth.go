@@ -57,10 +57,10 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 			return nil
 		}
 		// The way through the device first, so that nothing falls into a gap.
-		if err := netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
+		if err = netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
 			return fmt.Errorf("remove redirection: %w", err)
 		}
-		if err := netlink.LinkDel(shaper); err != nil && !isNotFound(err) {
+		if err = netlink.LinkDel(shaper); err != nil && !isNotFound(err) {
 			return fmt.Errorf("remove device %s: %w", name, err)
 		}
 		return nil
@@ -70,14 +70,18 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 			return err
 		}
 	}
-	if err := setBucket(shaper, rate); err != nil {
+	if err = setBucket(shaper, rate); err != nil {
 		return err
 	}
 	filters, err := netlink.FilterList(hostEnd, ingress.Handle)
 	if limited && err == nil && len(filters) > 0 {
 		return nil
 	}
-	// What is there redirects to a device that somebody removed.
+	return leadThrough(ingress, hostEnd, shaper)
+}
+
+// leadThrough sends what comes from the container to the shaper. It replaces what is there, which leads to a device that somebody removed.
+func leadThrough(ingress *netlink.Ingress, hostEnd, shaper netlink.Link) error {
 	if err := netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
 		return fmt.Errorf("remove redirection: %w", err)
 	}
@@ -123,11 +127,11 @@ func setBucket(link netlink.Link, rate int64) error {
 	return nil
 }
 
-// What a bucket holds: enough for a busy server that looks late, a fiftieth of a second; and what
-// may wait for it: measured from 16 to 96 KiB, a longer queue made TCP lose more at once and recover later.
+// What a bucket holds: enough for a busy server that looks late, a fiftieth of a second. And what may wait for it: of 10
+// to 200 ms at 1 to 10 Mbit/s, longer queues made TCP lose more at once, and whole seconds fell a third short.
 const (
 	burstMillis = 20
-	queueMillis = 50
+	queueMillis = 10
 	minBurst    = 2 * defaultMTU
 	minQueue    = 16 << 10
 )

@@ -114,17 +114,17 @@ func (b *Bridge) usable(st *state) bool {
 // ensure is Ensure under the lock.
 func (b *Bridge) ensure(ctx context.Context, st *state) (changed bool, err error) {
 	op := "set up bridge " + b.names.bridge
-	if err := ctx.Err(); err != nil {
+	if err = ctx.Err(); err != nil {
 		return false, fmt.Errorf("%s: %w", op, err)
 	}
 	before := *st
-	if err := b.ensureLink(st); err != nil {
+	if err = b.ensureLink(st); err != nil {
 		return false, err
 	}
-	if err := allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
+	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
 		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
 	}
-	if err := b.ensureRules(st); err != nil {
+	if err = b.ensureRules(st); err != nil {
 		return false, explain(op, err)
 	}
 	return st.Subnet != before.Subnet || st.Subnet6 != before.Subnet6, nil
@@ -138,7 +138,7 @@ func (b *Bridge) ensureRules(st *state) error {
 	}
 	tables := tablesOf(b.names, st.Subnet, st.Subnet6)
 	for _, t := range tables {
-		if err := ensureTable(conn, b.names.table, t); err != nil {
+		if err = ensureTable(conn, b.names.table, t); err != nil {
 			return fmt.Errorf("write rules of table %s: %w", b.names.table, err)
 		}
 	}

@@ -23,7 +23,7 @@ func dummy(t testing.TB, name, address string) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	link := &netlink.Dummy{LinkAttrs: attrs}
-	if err := netlink.LinkAdd(link); err != nil {
+	if netlink.LinkAdd(link) != nil {
 		// Not every kernel has dummies; a bridge without ports does as well.
 		bridge := &netlink.Bridge{LinkAttrs: attrs}
 		must(t, netlink.LinkAdd(bridge))
@@ -40,7 +40,7 @@ func dummy(t testing.TB, name, address string) {
 func TestSubnetIsOneThatNobodyHas(t *testing.T) {
 	e := newEnv(t)
 	dummy(t, "somebody", "10.77.3.1/24")
-	g, err := e.bridge.Gateway(e.ctx)
+	g, err := e.bridge.Gateway(background)
 	must(t, err)
 	if g.Subnet.String() != "10.78.0.0/16" || g.Address.String() != "10.78.0.1" {
 		t.Errorf("with 10.77.3.0/24 in use: %+v", g)
@@ -48,14 +48,14 @@ func TestSubnetIsOneThatNobodyHas(t *testing.T) {
 	// Routes that appear later do not move it.
 	_, covered, _ := net.ParseCIDR("10.0.0.0/8")
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: covered, Gw: net.ParseIP(worldAddress)}))
-	again, err := network.Open(e.cfg).Gateway(e.ctx)
+	again, err := network.Open(e.cfg).Gateway(background)
 	if err != nil || again != g {
 		t.Errorf("again: %+v, %v", again, err)
 	}
 	// Another instance then finds nothing free in 10.0.0.0/8.
 	other := network.Open(network.Config{Instance: "other", StateDir: t.TempDir()})
-	t.Cleanup(func() { must(t, other.Destroy(e.ctx)) })
-	og, err := other.Gateway(e.ctx)
+	t.Cleanup(func() { must(t, other.Destroy(background)) })
+	og, err := other.Gateway(background)
 	if err != nil || !strings.HasPrefix(og.Subnet.String(), "172.") {
 		t.Errorf("another instance: %+v, %v", og, err)
 	}
@@ -64,38 +64,38 @@ func TestSubnetIsOneThatNobodyHas(t *testing.T) {
 // After a reboot, when something else has the network, another is chosen and addresses are given out anew.
 func TestSubnetIsChosenAgainAfterAReboot(t *testing.T) {
 	e := newEnv(t)
-	before, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Name: "a"})
+	before, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
 	must(t, err)
 	reboot := func() {
-		g, err := e.bridge.Gateway(e.ctx)
-		must(t, err)
-		link, err := netlink.LinkByName(g.Interface)
-		must(t, err)
+		g, gerr := e.bridge.Gateway(background)
+		must(t, gerr)
+		link, lerr := netlink.LinkByName(g.Interface)
+		must(t, lerr)
 		must(t, netlink.LinkDel(link))
 	}
 	reboot()
-	same, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Name: "a"})
+	same, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
 	if err != nil || same.IP != before.IP {
 		t.Errorf("after a reboot: %+v, %v; want %+v", same, err, before)
 	}
 	reboot()
 	dummy(t, "somebody", "10.77.3.1/24")
-	after, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Name: "a"})
+	after, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
 	if err != nil || after.IP.String() != "10.78.0.2" {
 		t.Errorf("after a reboot into a taken network: %+v, %v", after, err)
 	}
 }
 
 func TestInstancesThatChooseAtOnceChooseDifferently(t *testing.T) {
-	e := newEnv(t)
+	newEnv(t)
 	const instances = 6
 	var wait sync.WaitGroup
 	got := make([]network.Gateway, instances)
 	errs := make([]error, instances)
 	for i := range instances {
 		b := network.Open(network.Config{Instance: "at-once-" + string(rune('a'+i)), StateDir: t.TempDir()})
-		t.Cleanup(func() { must(t, b.Destroy(e.ctx)) })
-		wait.Go(func() { got[i], errs[i] = b.Gateway(e.ctx) })
+		t.Cleanup(func() { must(t, b.Destroy(background)) })
+		wait.Go(func() { got[i], errs[i] = b.Gateway(background) })
 	}
 	wait.Wait()
 	seen := map[netip.Prefix]bool{}
@@ -118,7 +118,7 @@ func TestCIDRIsRefusedWithAReason(t *testing.T) {
 	} {
 		t.Run(cidr, func(t *testing.T) {
 			e := newEnv(t, func(c *network.Config) { c.CIDR = netip.MustParsePrefix(cidr) })
-			if _, err := e.bridge.Gateway(e.ctx); err == nil || !strings.Contains(err.Error(), why) {
+			if _, err := e.bridge.Gateway(background); err == nil || !strings.Contains(err.Error(), why) {
 				t.Errorf("%v; want %q", err, why)
 			}
 		})
@@ -131,11 +131,11 @@ func TestCIDRChangesOnlyWithoutContainers(t *testing.T) {
 	moved := e.cfg
 	moved.CIDR = netip.MustParsePrefix("10.10.0.0/24")
 	b := network.Open(moved)
-	if _, err := b.Gateway(e.ctx); err == nil || !strings.Contains(runtime.HintOf(err), "reconciler down") {
+	if _, err := b.Gateway(background); err == nil || !strings.Contains(runtime.HintOf(err), "reconciler down") {
 		t.Errorf("with a container attached: %v", err)
 	}
-	must(t, e.bridge.Release(e.ctx, a.id))
-	g, err := b.Gateway(e.ctx)
+	must(t, e.bridge.Release(background, a.id))
+	g, err := b.Gateway(background)
 	if err != nil || g.Address.String() != "10.10.0.1" {
 		t.Errorf("without: %+v, %v", g, err)
 	}
@@ -153,7 +153,7 @@ func TestForeignBridgeIsRefused(t *testing.T) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "rc-mine"
 	must(t, netlink.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}))
-	if _, err := e.bridge.Gateway(e.ctx); err == nil || runtime.HintOf(err) == "" {
+	if _, err := e.bridge.Gateway(background); err == nil || runtime.HintOf(err) == "" {
 		t.Errorf("%v", err)
 	}
 	link, err := netlink.LinkByName("rc-mine")
@@ -170,14 +170,14 @@ func TestTakenPorts(t *testing.T) {
 	must(t, err)
 	defer func() { _ = u.Close() }()
 	other := network.Open(network.Config{Instance: "neighbour", StateDir: t.TempDir()})
-	t.Cleanup(func() { must(t, other.Destroy(e.ctx)) })
-	_, err = other.Lease(e.ctx, "x", runtime.Name{Name: "x"})
+	t.Cleanup(func() { must(t, other.Destroy(background)) })
+	_, err = other.Lease(background, "x", runtime.Name{Name: "x"})
 	must(t, err)
-	must(t, other.Publish(e.ctx, "x", []runtime.Port{{HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 8443, ContainerPort: 1, Protocol: "TCP"}}))
+	must(t, other.Publish(background, "x", []runtime.Port{{HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 8443, ContainerPort: 1, Protocol: "TCP"}}))
 	own := e.container("own")
 	e.publish(own, tcp(8444, 1))
 
-	taken, err := e.bridge.Taken(e.ctx)
+	taken, err := e.bridge.Taken(background)
 	must(t, err)
 	has := func(protocol, at, by string) bool {
 		for _, p := range taken {

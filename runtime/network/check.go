@@ -35,7 +35,7 @@ func (b *Bridge) Check(ctx context.Context) []Check {
 	if err != nil {
 		return []Check{{Name: "bridge", Detail: err.Error(), Remedy: runtime.HintOf(err)}}
 	}
-	defer s.close()
+	defer s.close(ctx)
 	bridge := Check{Name: "bridge", OK: true, Detail: fmt.Sprintf("%s with %s", b.names.bridge, s.gateway.Subnet)}
 	return []Check{bridge, checkForwarding(), s.egress(ctx), s.names(ctx), s.inbound(ctx)}
 }
@@ -102,8 +102,8 @@ func (s *scratch) names(ctx context.Context) Check {
 		err = s.inside(func() error {
 			q := new(mdns.Msg).SetQuestion(arpa, mdns.TypePTR)
 			client := mdns.Client{Timeout: checkTimeout}
-			_, _, err := client.ExchangeContext(ctx, q, netip.AddrPortFrom(s.gateway.Address, 53).String())
-			return err
+			_, _, xerr := client.ExchangeContext(ctx, q, netip.AddrPortFrom(s.gateway.Address, 53).String())
+			return xerr
 		})
 	}
 	if err != nil {
@@ -117,12 +117,12 @@ func (s *scratch) names(ctx context.Context) Check {
 // comes from there passes the rules that packets from other servers pass.
 func (s *scratch) inbound(ctx context.Context) Check {
 	c := Check{Name: "inbound"}
-	outside, address, err := s.outside()
+	outside, address, err := s.outside(ctx)
 	if err != nil {
 		c.Detail = fmt.Sprintf("make a namespace that stands for another server: %v", err)
 		return c
 	}
-	defer outside.close()
+	defer outside.close(ctx)
 	port, err := s.publish(ctx, netip.AddrFrom4([4]byte{127, 0, 0, 1}), address)
 	if err != nil {
 		c.Detail = err.Error()

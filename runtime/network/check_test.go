@@ -29,11 +29,11 @@ func found(t testing.TB, checks []network.Check, name string) network.Check {
 
 func TestCheckFindsAllWell(t *testing.T) {
 	e := newEnv(t)
-	g, err := e.bridge.Gateway(e.ctx)
+	g, err := e.bridge.Gateway(background)
 	must(t, err)
 	names := filepath.Join(t.TempDir(), "names.json")
 	must(t, dns.WriteNames(names, dns.Names{Listen: []netip.Addr{g.Address}, Sources: []netip.Prefix{g.Subnet}}))
-	ctx, cancel := context.WithCancel(e.ctx)
+	ctx, cancel := context.WithCancel(background)
 	done := make(chan error, 1)
 	go func() {
 		done <- dns.New(dns.Config{NamesFile: names, ResolvConf: "/dev/null", Log: slog.New(slog.DiscardHandler)}).Run(ctx)
@@ -44,7 +44,7 @@ func TestCheckFindsAllWell(t *testing.T) {
 			break // it listens
 		}
 	}
-	checks := e.bridge.Check(e.ctx)
+	checks := e.bridge.Check(background)
 	for _, name := range []string{"bridge", "forwarding", "egress", "dns", "inbound"} {
 		if c := found(t, checks, name); !c.OK || c.Remedy != "" {
 			t.Errorf("%+v", c)
@@ -58,7 +58,7 @@ func TestCheckFindsAllWell(t *testing.T) {
 // An instance without containers has no bridge after the check either.
 func TestCheckLeavesNothing(t *testing.T) {
 	e := newEnv(t)
-	checks := e.bridge.Check(e.ctx)
+	checks := e.bridge.Check(background)
 	if c := found(t, checks, "dns"); c.OK || c.Remedy == "" {
 		t.Errorf("without a name server: %+v", c)
 	}
@@ -87,7 +87,7 @@ func TestCheckNamesWhoDrops(t *testing.T) {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: beside, Exprs: []expr.Any{&expr.Counter{}}})
 			must(t, conn.Flush())
 			t.Cleanup(func() { conn.DelTable(table); must(t, conn.Flush()) })
-			checks := e.bridge.Check(e.ctx)
+			checks := e.bridge.Check(background)
 			for _, name := range []string{"egress", "inbound"} {
 				if got := found(t, checks, name); got.OK || !strings.Contains(got.Remedy, c.want) {
 					t.Errorf("%+v; want %q", got, c.want)

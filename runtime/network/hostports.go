@@ -44,7 +44,7 @@ func (b *Bridge) Taken(ctx context.Context) ([]Taken, error) {
 			return nil, fmt.Errorf("list ports in use: %w", err)
 		}
 		found, err := listening(f, source.protocol)
-		if err := errors.Join(err, f.Close()); err != nil {
+		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("list ports in use: read %s: %w", f.Name(), err)
 		}
 		all = append(all, found...)

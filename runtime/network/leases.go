@@ -151,18 +151,17 @@ func (s *state) next() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// release takes id's lease back; false where it had none.
-func (s *state) release(id runtime.ID, now time.Time) bool {
+// release takes id's lease back.
+func (s *state) release(id runtime.ID, now time.Time) {
 	i := slices.IndexFunc(s.Leases, func(l Lease) bool { return l.ID == id })
 	if i < 0 {
-		return false
+		return
 	}
 	s.Resting = append(s.Resting, resting{Name: s.Leases[i].Name, IP: s.Leases[i].IP, Since: now})
 	for len(s.Resting) > maxResting && s.Resting[0].over(now) {
 		s.Resting = s.Resting[1:]
 	}
 	s.Leases = slices.Delete(s.Leases, i, i+1)
-	return true
 }
 
 // rebase forgets every address: the subnet is another one.

@@ -36,7 +36,7 @@ func (b *Bridge) ensureLink(st *state) error {
 		return b.address(link, st)
 	}
 	return locked(machineLock, func() error {
-		if err := b.settle(st); err != nil {
+		if err = b.settle(st); err != nil {
 			return err
 		}
 		if link == nil {

@@ -22,6 +22,9 @@ import (
 	"reconciler/runtime/network"
 )
 
+// background outlives the test's own context, which has ended when its cleanup runs.
+var background = context.Background()
+
 const inNamespace = "RECONCILER_TEST_NETWORK_NAMESPACE"
 
 // TestMain runs the tests in a network namespace of their own: the server's network is not touched.
@@ -89,7 +92,6 @@ func must(t testing.TB, err error) {
 // env is one instance in the test's namespace, with another server that is its way out.
 type env struct {
 	t      testing.TB
-	ctx    context.Context
 	bridge *network.Bridge
 	cfg    network.Config
 	world  space
@@ -106,15 +108,15 @@ func newEnv(t testing.TB, change ...func(*network.Config)) *env {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	e := &env{t: t, ctx: context.Background(), cfg: network.Config{Instance: instanceOf(t), StateDir: t.TempDir()}}
+	e := &env{t: t, cfg: network.Config{Instance: instanceOf(t), StateDir: t.TempDir()}}
 	for _, c := range change {
 		c(&e.cfg)
 	}
 	e.bridge = network.Open(e.cfg)
 	e.makeWorld()
 	t.Cleanup(func() {
-		must(t, e.bridge.Destroy(e.ctx))
-		must(t, e.bridge.Destroy(e.ctx))
+		must(t, e.bridge.Destroy(background))
+		must(t, e.bridge.Destroy(background))
 		for _, left := range leftovers(t, e.cfg) {
 			t.Errorf("leak: %s", left)
 		}
@@ -197,13 +199,13 @@ func (e *env) containerAs(id runtime.ID, name string, limits ...network.Limits) 
 	e.t.Helper()
 	c := container{space: newSpace(e.t), id: id}
 	var err error
-	c.lease, err = e.bridge.Lease(e.ctx, id, runtime.Name{Namespace: "default", Name: name})
+	c.lease, err = e.bridge.Lease(background, id, runtime.Name{Namespace: "default", Name: name})
 	must(e.t, err)
 	limit := network.Limits{}
 	for _, l := range limits {
 		limit = l
 	}
-	must(e.t, e.bridge.Attach(e.ctx, c.lease, c.file, limit))
+	must(e.t, e.bridge.Attach(background, c.lease, c.file, limit))
 	return c
 }
 
@@ -274,12 +276,12 @@ func ask(protocol, address string, wait time.Duration) (string, error) {
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(wait))
 	if protocol == "udp" {
-		if _, err := conn.Write([]byte("?")); err != nil {
+		if _, err = conn.Write([]byte("?")); err != nil {
 			return "", err
 		}
 		buf := make([]byte, 100)
-		n, err := conn.Read(buf)
-		return string(buf[:n]), err
+		n, rerr := conn.Read(buf)
+		return string(buf[:n]), rerr
 	}
 	all, err := io.ReadAll(conn)
 	if err == nil && len(all) == 0 {

@@ -66,7 +66,7 @@ func (t table) marker() (string, error) {
 				}
 				h.Write(b)
 			}
-			fmt.Fprintf(h, "\n%s %s\n", c.name, c.kind)
+			h.Write([]byte("\n" + c.name + " " + string(c.kind) + "\n"))
 		}
 	}
 	return rulesMarker + hex.EncodeToString(h.Sum(nil))[:12], nil

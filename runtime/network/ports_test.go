@@ -46,7 +46,7 @@ func bridgeNetfilter(t *testing.T, test func(t *testing.T)) {
 
 func (e *env) publish(c container, ports ...runtime.Port) {
 	e.t.Helper()
-	must(e.t, e.bridge.Publish(e.ctx, c.id, ports))
+	must(e.t, e.bridge.Publish(background, c.id, ports))
 }
 
 func tcp(host, inside uint16) runtime.Port {
@@ -64,7 +64,7 @@ func TestPublishedPortsAnswerFromEverywhere(t *testing.T) {
 		a.serve(t, "a", "tcp", 80)
 		a.serve(t, "a", "udp", 81)
 		e.publish(a, tcp(8080, 80), udp(8081, 81))
-		g, err := e.bridge.Gateway(e.ctx)
+		g, err := e.bridge.Gateway(background)
 		must(t, err)
 		own := g.Address.String()
 
@@ -94,7 +94,7 @@ func TestPublishedPortsAnswerFromEverywhere(t *testing.T) {
 				want(t, c.what+" "+protocol, answer, err, "a "+c.seen)
 			}
 		}
-		must(t, e.bridge.Publish(e.ctx, a.id, nil))
+		must(t, e.bridge.Publish(background, a.id, nil))
 		for what, ask := range map[string]func() (string, error){
 			"loopback": func() (string, error) { return ask("tcp", "127.0.0.1:8080", impatience) },
 			"world":    func() (string, error) { return e.world.ask(t, "tcp", hostAddress+":8080", impatience) },
@@ -153,7 +153,7 @@ func TestHostIPLimitsWhereAPortAnswers(t *testing.T) {
 	port.HostIP = netip.MustParseAddr("127.0.0.1")
 	e.publish(a, port)
 	answer, err := ask("tcp", "127.0.0.1:8080", patience)
-	g, gerr := e.bridge.Gateway(e.ctx)
+	g, gerr := e.bridge.Gateway(background)
 	must(t, gerr)
 	want(t, "on loopback", answer, err, "a "+g.Address.String())
 	answer, err = e.world.ask(t, "tcp", hostAddress+":8080", impatience)
@@ -222,7 +222,7 @@ func TestPublishRefusesWhatAnotherNameHas(t *testing.T) {
 	specific := tcp(8080, 80)
 	specific.HostIP = netip.MustParseAddr(hostAddress)
 	for _, p := range []runtime.Port{tcp(8080, 80), specific} {
-		if err := e.bridge.Publish(e.ctx, b.id, []runtime.Port{p}); !errors.Is(err, network.ErrPortTaken) || runtime.HintOf(err) == "" {
+		if err := e.bridge.Publish(background, b.id, []runtime.Port{p}); !errors.Is(err, network.ErrPortTaken) || runtime.HintOf(err) == "" {
 			t.Errorf("publish %+v: %v", p, err)
 		}
 	}
@@ -249,15 +249,15 @@ func TestAdministratorsDropStays(t *testing.T) {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 			must(t, conn.Flush())
 			t.Cleanup(func() { conn.DelTable(table); must(t, conn.Flush()) })
-			must(t, e.bridge.Ensure(e.ctx))
+			must(t, e.bridge.Ensure(background))
 
 			answer, err := e.world.ask(t, "tcp", hostAddress+":8080", impatience)
 			wantNone(t, "in", answer, err)
 			answer, err = a.ask(t, "tcp", worldAddress+":80", impatience)
 			wantNone(t, "out", answer, err)
 
-			must(t, e.bridge.Destroy(e.ctx))
-			if _, err := conn.ListChain(table, "forward"); err != nil {
+			must(t, e.bridge.Destroy(background))
+			if _, err = conn.ListChain(table, "forward"); err != nil {
 				t.Errorf("the administrator's chain: %v", err)
 			}
 			rules, err := conn.GetRules(table, chain)
@@ -275,15 +275,15 @@ func TestLoopbackIsClosedToContainers(t *testing.T) {
 	l, err := net.ListenPacket("udp4", ":9")
 	must(t, err)
 	defer func() { _ = l.Close() }()
-	g, err := e.bridge.Gateway(e.ctx)
+	g, err := e.bridge.Gateway(background)
 	must(t, err)
 	link, err := netlink.LinkByName(g.Interface)
 	must(t, err)
 	mac := network.MAC(link.Attrs().HardwareAddr)
 	must(t, a.do(t, func() error {
-		fd, to, err := raw("eth0")
-		if err != nil {
-			return err
+		fd, to, rerr := raw("eth0")
+		if rerr != nil {
+			return rerr
 		}
 		defer func() { _ = unix.Close(fd) }()
 		loopback := netip.MustParseAddr("127.0.0.1")
@@ -292,8 +292,8 @@ func TestLoopbackIsClosedToContainers(t *testing.T) {
 			frame(mac, a.lease.MAC, 0x0800, ipv4UDP(loopback, g.Address, "from loopback")),
 			frame(mac, a.lease.MAC, 0x0800, ipv4UDP(a.lease.IP, g.Address, "to the bridge")),
 		} {
-			if err := unix.Sendto(fd, f, 0, to); err != nil {
-				return err
+			if rerr = unix.Sendto(fd, f, 0, to); rerr != nil {
+				return rerr
 			}
 		}
 		return nil

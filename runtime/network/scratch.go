@@ -8,6 +8,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -28,33 +29,52 @@ type scratch struct {
 	link     netlink.Link // nil for one on the bridge
 }
 
-func (b *Bridge) scratch(ctx context.Context) (s *scratch, err error) {
+// checkPrefix begins the ids of leases that Check holds for a moment; the process behind it follows.
+const checkPrefix = "doctor-"
+
+// checking reports whether a lease is held by a check that is going on.
+func checking(id runtime.ID) bool {
+	pid, found := strings.CutPrefix(string(id), checkPrefix)
+	if _, err := strconv.Atoi(pid); !found || err != nil {
+		return false
+	}
+	_, err := os.Stat("/proc/" + pid)
+	return err == nil
+}
+
+// outsideOf is what the interface of the other server in a check is named by.
+func outsideOf(id runtime.ID) runtime.ID { return id + "-outside" }
+
+func (b *Bridge) scratch(ctx context.Context) (*scratch, error) {
 	st, err := b.store.read()
 	if err != nil {
 		return nil, err
 	}
-	s = &scratch{bridge: b, fresh: len(st.Leases) == 0 && !b.usable(&st)}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
-	id := runtime.ID("doctor-" + strconv.Itoa(os.Getpid()))
-	if s.lease, err = b.Lease(ctx, id, runtime.Name{Name: string(id)}); err != nil {
+	s := &scratch{bridge: b, fresh: len(st.Leases) == 0 && !b.usable(&st)}
+	if err := s.open(ctx); err != nil {
+		s.close(ctx)
 		return nil, err
 	}
-	if s.gateway, err = b.Gateway(ctx); err != nil {
-		return nil, err
+	return s, nil
+}
+
+func (s *scratch) open(ctx context.Context) (err error) {
+	id := runtime.ID(checkPrefix + strconv.Itoa(os.Getpid()))
+	if s.lease, err = s.bridge.Lease(ctx, id, runtime.Name{Name: string(id)}); err != nil {
+		return err
+	}
+	if s.gateway, err = s.bridge.Gateway(ctx); err != nil {
+		return err
 	}
 	if s.ns, err = newNamespace(); err != nil {
-		return nil, fmt.Errorf("make a network namespace: %w", err)
+		return fmt.Errorf("make a network namespace: %w", err)
 	}
-	return s, b.Attach(ctx, s.lease, s.ns, Limits{})
+	return s.bridge.Attach(ctx, s.lease, s.ns, Limits{})
 }
 
 // close leaves nothing, also where the checks were cut short.
-func (s *scratch) close() {
-	ctx := context.Background()
+func (s *scratch) close(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
 	if s.listener != nil {
 		_ = s.listener.Close()
 	}
@@ -102,53 +122,55 @@ func (s *scratch) inside(fn func() error) error {
 
 // publish listens in the scratch namespace and publishes that on one port of the addresses.
 func (s *scratch) publish(ctx context.Context, on ...netip.Addr) (port uint16, err error) {
-	var l net.Listener
-	if err := s.inside(func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", ":0")
+	err = s.inside(func() error {
+		s.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", ":0")
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return 0, err
 	}
-	s.listener = l
 	if port, err = freePort(ctx); err != nil {
 		return 0, err
 	}
 	var ports []runtime.Port
 	for _, a := range on {
 		ports = append(ports, runtime.Port{
-			HostIP: a, HostPort: port, ContainerPort: netip.MustParseAddrPort(l.Addr().String()).Port(), Protocol: protocolTCP,
+			HostIP: a, HostPort: port, ContainerPort: netip.MustParseAddrPort(s.listener.Addr().String()).Port(), Protocol: protocolTCP,
 		})
 	}
 	return port, s.bridge.Publish(ctx, s.lease.ID, ports)
 }
 
-// outside makes a namespace that is connected with this server, but not by the bridge. A sweep would find its interface.
-func (s *scratch) outside() (o *scratch, address netip.Addr, err error) {
-	o = &scratch{bridge: s.bridge}
-	if o.ns, err = newNamespace(); err != nil {
-		return nil, address, err
-	}
-	defer func() {
-		if err != nil {
-			o.close()
-		}
-	}()
+// outside makes a namespace that is connected with this server, but not by the bridge.
+func (s *scratch) outside(ctx context.Context) (*scratch, netip.Addr, error) {
+	o := &scratch{bridge: s.bridge}
 	// A pair of link-local addresses that no cloud uses; this process has them for a moment.
-	b := [4]byte{169, 254, byte(os.Getpid() % 128), 1}
-	address = netip.AddrFrom4(b)
+	address := netip.AddrFrom4([4]byte{169, 254, byte(os.Getpid() % 128), 1})
+	if err := o.connect(s.bridge.names.hostEnd(outsideOf(s.lease.ID)), address); err != nil {
+		o.close(ctx)
+		return nil, address, err
+	}
+	return o, address, nil
+}
+
+// connect makes a pair of interfaces, with the address here and the next one in the namespace.
+func (s *scratch) connect(name string, address netip.Addr) (err error) {
+	if s.ns, err = newNamespace(); err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Flags = s.bridge.names.hostEnd(s.lease.ID+"-outside"), net.FlagUp
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(int(o.ns.Fd()))}
-	if err := netlink.LinkAdd(pair); err != nil {
-		return nil, address, err
+	attrs.Name, attrs.Flags = name, net.FlagUp
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(int(s.ns.Fd()))}
+	if err = netlink.LinkAdd(pair); err != nil {
+		return err
 	}
-	o.link = pair
-	if err := netlink.AddrReplace(pair, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(address, 30))}); err != nil {
-		return nil, address, err
+	s.link = pair
+	if err = netlink.AddrReplace(pair, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(address, 30))}); err != nil {
+		return err
 	}
-	h, err := netlink.NewHandleAt(netns.NsHandle(o.ns.Fd()), unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandleAt(netns.NsHandle(s.ns.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, address, err
+		return err
 	}
 	defer h.Close()
 	peer, err := h.LinkByName(inside)
@@ -158,5 +180,5 @@ func (s *scratch) outside() (o *scratch, address netip.Addr, err error) {
 	if err == nil {
 		err = h.LinkSetUp(peer)
 	}
-	return o, address, err
+	return err
 }

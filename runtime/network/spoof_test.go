@@ -159,7 +159,7 @@ func TestContainersSendOnlyAsThemselves(t *testing.T) {
 func testSpoofing(t *testing.T, limits network.Limits) {
 	e := newEnv(t)
 	a, b := e.container("a", limits), e.container("b")
-	g, err := e.bridge.Gateway(e.ctx)
+	g, err := e.bridge.Gateway(background)
 	must(t, err)
 	link, err := netlink.LinkByName(g.Interface)
 	must(t, err)
@@ -177,22 +177,22 @@ func testSpoofing(t *testing.T, limits network.Limits) {
 	}
 	tries := attempts(a.lease, b.lease, gw)
 	must(t, a.do(t, func() error {
-		fd, to, err := raw("eth0")
-		if err != nil {
-			return err
+		fd, to, rerr := raw("eth0")
+		if rerr != nil {
+			return rerr
 		}
 		defer func() { _ = unix.Close(fd) }()
 		for _, try := range tries {
-			if err := unix.Sendto(fd, try.frame, 0, to); err != nil {
-				return fmt.Errorf("%s: %w", try.name, err)
+			if rerr = unix.Sendto(fd, try.frame, 0, to); rerr != nil {
+				return fmt.Errorf("%s: %w", try.name, rerr)
 			}
 		}
 		return nil
 	}))
 	for where, fd := range captures {
-		arrived, err := capture(fd, tries)
-		if err != nil {
-			t.Errorf("%s: %v", where, err)
+		arrived, cerr := capture(fd, tries)
+		if cerr != nil {
+			t.Errorf("%s: %v", where, cerr)
 		}
 		for _, try := range tries {
 			if arrived[try.mark] != try.legal {
@@ -202,11 +202,11 @@ func testSpoofing(t *testing.T, limits network.Limits) {
 	}
 	var port int // the other end of the neighbour's interface
 	must(t, b.do(t, func() error {
-		eth0, err := netlink.LinkByName("eth0")
-		if err == nil {
+		eth0, lerr := netlink.LinkByName("eth0")
+		if lerr == nil {
 			port = eth0.Attrs().ParentIndex
 		}
-		return err
+		return lerr
 	}))
 	learned, err := netlink.NeighList(0, unix.AF_BRIDGE)
 	must(t, err)

@@ -73,23 +73,24 @@ func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 	return b.store.changeIfMade(func(st *state) (changed bool, err error) {
 		var unknown []runtime.ID
 		for _, l := range st.Leases {
-			if !known(l.ID) {
+			if !known(l.ID) && !checking(l.ID) {
 				unknown = append(unknown, l.ID)
 			}
 		}
 		for _, id := range unknown {
-			if err := b.removeLinks(id); err != nil {
+			if err = b.removeLinks(id); err != nil {
 				return false, fmt.Errorf("sweep %s: %w", id, err)
 			}
-			if _, err := b.release(ctx, st, id); err != nil {
+			if _, err = b.release(ctx, st, id); err != nil {
 				return false, fmt.Errorf("sweep %s: %w", id, err)
 			}
 		}
 		keep := map[string]bool{}
 		for _, l := range st.Leases {
 			keep[b.names.hostEnd(l.ID)], keep[b.names.shaperOf(l.ID)] = true, true
+			keep[b.names.hostEnd(outsideOf(l.ID))] = checking(l.ID)
 		}
-		if err := b.removeAll(keep); err != nil {
+		if err = b.removeAll(keep); err != nil {
 			return false, fmt.Errorf("sweep: %w", err)
 		}
 		if b.usable(st) {

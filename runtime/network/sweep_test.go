@@ -35,8 +35,8 @@ func kernel(t testing.TB, cfg network.Config) string {
 		chains, err := conn.ListChainsOfTableFamily(family)
 		must(t, err)
 		for _, c := range chains {
-			rules, err := conn.GetRules(table, c)
-			must(t, err)
+			rules, rerr := conn.GetRules(table, c)
+			must(t, rerr)
 			add("chain ", c.Name, " ", len(rules))
 		}
 		sets, err := conn.GetSets(table)
@@ -61,15 +61,15 @@ func TestReleaseLeavesWhatWasThereBefore(t *testing.T) {
 	if kernel(t, e.cfg) == before {
 		t.Fatal("a container is not seen")
 	}
-	must(t, e.bridge.Detach(e.ctx, a.id))
-	must(t, e.bridge.Detach(e.ctx, a.id))
+	must(t, e.bridge.Detach(background, a.id))
+	must(t, e.bridge.Detach(background, a.id))
 	leases, err := e.bridge.Leases()
 	must(t, err)
 	if len(leases) != 2 || len(leases[1].Ports) != 0 {
 		t.Errorf("leases after detaching: %+v", leases)
 	}
-	must(t, e.bridge.Release(e.ctx, a.id))
-	must(t, e.bridge.Release(e.ctx, a.id))
+	must(t, e.bridge.Release(background, a.id))
+	must(t, e.bridge.Release(background, a.id))
 	if after := kernel(t, e.cfg); after != before {
 		t.Errorf("left:\n%s\nwant\n%s", after, before)
 	}
@@ -79,12 +79,12 @@ func TestReleaseLeavesWhatWasThereBefore(t *testing.T) {
 func TestSweepAfterAKill(t *testing.T) {
 	for name, half := range map[string]func(e *env) error{
 		"after the lease": func(e *env) error {
-			_, err := e.bridge.Lease(e.ctx, "x-1", runtime.Name{Name: "x"})
+			_, err := e.bridge.Lease(background, "x-1", runtime.Name{Name: "x"})
 			return err
 		},
 		"after attaching and publishing": func(e *env) error {
 			c := e.container("x", network.Limits{Ingress: 1_000_000, Egress: 1_000_000})
-			return e.bridge.Publish(e.ctx, c.id, []runtime.Port{tcp(8080, 80)})
+			return e.bridge.Publish(background, c.id, []runtime.Port{tcp(8080, 80)})
 		},
 		"an interface without its lease": func(e *env) error {
 			c := e.container("x", network.Limits{Egress: 1_000_000})
@@ -99,7 +99,7 @@ func TestSweepAfterAKill(t *testing.T) {
 			before := kernel(t, e.cfg)
 			must(t, half(e))
 			for range 2 {
-				must(t, e.bridge.Sweep(e.ctx, func(id runtime.ID) bool { return id == kept.id }))
+				must(t, e.bridge.Sweep(background, func(id runtime.ID) bool { return id == kept.id }))
 			}
 			if after := kernel(t, e.cfg); after != before {
 				t.Errorf("left:\n%s\nwant\n%s", after, before)
@@ -128,18 +128,18 @@ func (e *env) forget(c container) error {
 func TestAttachThatIsCancelledLeavesNothing(t *testing.T) {
 	e := newEnv(t)
 	e.container("other")
-	l, err := e.bridge.Lease(e.ctx, "a-1", runtime.Name{Name: "a"})
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
 	must(t, err)
-	must(t, e.bridge.Ensure(e.ctx))
+	must(t, e.bridge.Ensure(background))
 	before := kernel(t, e.cfg)
 	ns := newSpace(t)
 	for left := range 6 {
-		ctx := &ending{Context: e.ctx, left: left}
+		ctx := &ending{Context: background, left: left}
 		if err := e.bridge.Attach(ctx, l, ns.file, network.Limits{Egress: 1_000_000}); err == nil {
 			if left == 0 {
 				t.Error("attached with a context that had ended")
 			}
-			must(t, e.bridge.Detach(e.ctx, l.ID))
+			must(t, e.bridge.Detach(background, l.ID))
 		}
 		if after := kernel(t, e.cfg); after != before {
 			t.Errorf("cancelled at look %d, left:\n%s\nwant\n%s", left, after, before)
@@ -149,8 +149,8 @@ func TestAttachThatIsCancelledLeavesNothing(t *testing.T) {
 
 // ending is a context that ends after so many looks at it.
 type ending struct {
-	context.Context
-	left int
+	context.Context //nolint:containedctx // it is one
+	left            int
 }
 
 func (c *ending) Err() error {
@@ -166,7 +166,7 @@ func TestEnsureRepairs(t *testing.T) {
 	a, b := e.container("a"), e.container("b")
 	a.serve(t, "a", "tcp", 80)
 	e.publish(a, tcp(8080, 80))
-	g, err := e.bridge.Gateway(e.ctx)
+	g, err := e.bridge.Gateway(background)
 	must(t, err)
 	before := kernel(t, e.cfg)
 	link := func() netlink.Link {
@@ -200,7 +200,7 @@ func TestEnsureRepairs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			must(t, breakIt())
-			must(t, e.bridge.Ensure(e.ctx))
+			must(t, e.bridge.Ensure(background))
 			if after := kernel(t, e.cfg); after != before {
 				t.Errorf("after repair:\n%s\nwant\n%s", after, before)
 			}
@@ -229,14 +229,14 @@ func TestManyAtOnce(t *testing.T) {
 		wait.Go(func() {
 			id := runtime.ID(fmt.Sprintf("c%d", i))
 			errs <- func() error {
-				l, err := bridge.Lease(e.ctx, id, runtime.Name{Name: string(id)})
+				l, err := bridge.Lease(background, id, runtime.Name{Name: string(id)})
 				if err != nil {
 					return err
 				}
-				if err := bridge.Attach(e.ctx, l, ns.file, network.Limits{Egress: 1_000_000}); err != nil {
+				if err := bridge.Attach(background, l, ns.file, network.Limits{Egress: 1_000_000}); err != nil {
 					return err
 				}
-				return bridge.Publish(e.ctx, id, []runtime.Port{tcp(uint16(8000+i), 80)})
+				return bridge.Publish(background, id, []runtime.Port{tcp(uint16(8000+i), 80)})
 			}()
 		})
 	}
@@ -256,7 +256,7 @@ func TestManyAtOnce(t *testing.T) {
 		seen[l.IP] = true
 	}
 	before := kernel(t, e.cfg)
-	must(t, e.bridge.Ensure(e.ctx))
+	must(t, e.bridge.Ensure(background))
 	if after := kernel(t, e.cfg); len(seen) != 12 || after != before {
 		t.Errorf("%d leases; something was missing:\n%s\nwant\n%s", len(seen), before, after)
 	}

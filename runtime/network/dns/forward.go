@@ -64,7 +64,7 @@ func forward(ctx context.Context, q *mdns.Msg, servers []string, self []netip.Ad
 func exchange(ctx context.Context, q *mdns.Msg, server string) (*mdns.Msg, error) {
 	r, _, err := (&mdns.Client{Net: "udp", Timeout: upstreamTimeout}).ExchangeContext(ctx, q, server)
 	if err == nil && r.Truncated {
-		if full, _, err := (&mdns.Client{Net: "tcp", Timeout: upstreamTimeout}).ExchangeContext(ctx, q, server); err == nil {
+		if full, _, terr := (&mdns.Client{Net: "tcp", Timeout: upstreamTimeout}).ExchangeContext(ctx, q, server); terr == nil {
 			return full, nil
 		}
 	}

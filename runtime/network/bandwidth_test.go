@@ -1,7 +1,6 @@
 package network_test
 
 import (
-	"fmt"
 	"io"
 	"math"
 	"net"
@@ -16,7 +15,7 @@ import (
 
 // rate measures what a TCP connection makes arrive in another namespace, frames in bits a second, once it has settled.
 // The kernel's counter is right also for the moments in which TCP waits for something that was lost.
-func rate(t testing.TB, from, to space, address netip.Addr, port uint16, during time.Duration) float64 {
+func rate(t testing.TB, from, to space, address netip.Addr, port uint16) float64 {
 	t.Helper()
 	var l net.Listener
 	must(t, to.do(t, func() (err error) {
@@ -35,9 +34,9 @@ func rate(t testing.TB, from, to space, address netip.Addr, port uint16, during 
 	defer func() { _ = end.Close() }()
 	go func() { _, _ = io.Copy(io.Discard, end) }()
 	go func() { _, _ = io.Copy(conn, endless{}) }()
-	<-time.After(during / 4) // the bucket is full at first
+	<-time.After(settle)
 	start, before := time.Now(), to.received(t)
-	<-time.After(during)
+	<-time.After(measure)
 	return float64(to.received(t)-before) * 8 / time.Since(start).Seconds()
 }
 
@@ -68,30 +67,26 @@ func within(t testing.TB, what string, got, limit float64) {
 }
 
 func TestBandwidthIsLimitedBothWays(t *testing.T) {
-	for _, limit := range []int64{1_000_000, 10_000_000} {
-		t.Run(fmt.Sprint(limit), func(t *testing.T) {
-			e := newEnv(t)
-			a := e.container("a", network.Limits{Ingress: limit, Egress: limit})
-			b := e.container("b")
-			within(t, "to a neighbour", rate(t, a.space, b.space, b.lease.IP, 1000, measure), float64(limit))
-			within(t, "from a neighbour", rate(t, b.space, a.space, a.lease.IP, 1000, measure), float64(limit))
-			world := netip.MustParseAddr(worldAddress)
-			within(t, "to the world", rate(t, a.space, e.world, world, 1000, measure), float64(limit))
-		})
-	}
+	const limit = 4_000_000
+	e := newEnv(t)
+	a := e.container("a", network.Limits{Ingress: limit, Egress: limit})
+	b := e.container("b")
+	within(t, "to a neighbour", rate(t, a.space, b.space, b.lease.IP, 1000), limit)
+	within(t, "from a neighbour", rate(t, b.space, a.space, a.lease.IP, 1000), limit)
+	within(t, "to the world", rate(t, a.space, e.world, netip.MustParseAddr(worldAddress), 1000), limit)
 }
 
-// measure is how long a rate is measured.
-const measure = time.Second
+// A rate is measured once TCP has found it, and the bucket that was full at first is empty.
+const settle, measure = time.Second, 2 * time.Second
 
 func TestBandwidthChangesWhileRunning(t *testing.T) {
 	e := newEnv(t)
 	a := e.container("a", network.Limits{Ingress: 1_000_000, Egress: 1_000_000})
 	b := e.container("b")
-	for _, l := range []network.Limits{{Ingress: 8_000_000, Egress: 4_000_000}, {Ingress: 2_000_000, Egress: 0}, {Ingress: 0, Egress: 2_000_000}} {
+	for _, l := range []network.Limits{{Ingress: 2_000_000, Egress: 0}, {Ingress: 0, Egress: 3_000_000}} {
 		must(t, e.bridge.Limit(background, a.id, l))
 		must(t, e.bridge.Limit(background, a.id, l))
-		out, in := rate(t, a.space, b.space, b.lease.IP, 1000, measure), rate(t, b.space, a.space, a.lease.IP, 1000, measure)
+		out, in := rate(t, a.space, b.space, b.lease.IP, 1000), rate(t, b.space, a.space, a.lease.IP, 1000)
 		for what, r := range map[string]struct{ got, limit float64 }{"egress": {out, float64(l.Egress)}, "ingress": {in, float64(l.Ingress)}} {
 			if r.limit > 0 {
 				within(t, what, r.got, r.limit)

@@ -201,7 +201,7 @@ func TestPublishTakesOverFromTheSameName(t *testing.T) {
 			}
 		}
 	}()
-	for i := range 40 {
+	for i := range 20 {
 		to := []container{next, old}[i%2]
 		e.publish(to, ports...)
 		answer, err := ask("tcp", hostAddress+":8080", patience)

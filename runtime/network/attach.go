@@ -57,7 +57,7 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 	}
 	fd := int(ns.Fd())
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = b.names.hostEnd(l.ID), bridge.Attrs().MTU, bridge.Attrs().Index, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.MasterIndex = b.names.hostEnd(l.ID), bridge.Attrs().MTU, bridge.Attrs().Index
 	pair := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: inside, PeerHardwareAddr: l.MAC[:], PeerMTU: uint32(bridge.Attrs().MTU),
 		PeerNamespace: netlink.NsFd(fd),
@@ -68,6 +68,9 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 	if err := settlePort(pair, l.MAC); err != nil {
 		return err
 	}
+	if err := silentUp(pair); err != nil {
+		return fmt.Errorf("interface %s: %w", attrs.Name, err)
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -75,6 +78,18 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 		return err
 	}
 	return configure(ctx, fd, l, bridge)
+}
+
+// silentUp brings up an interface that needs no address of its own. With hundreds of them, the addresses that IPv6 would
+// give them slow down everything that lists addresses.
+func silentUp(link netlink.Link) error {
+	if hasIPv6() {
+		const none = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+		if err := netlink.LinkSetIP6AddrGenMode(link, none); err != nil {
+			return fmt.Errorf("no address of its own: %w", err)
+		}
+	}
+	return netlink.LinkSetUp(link)
 }
 
 // settlePort tells the bridge who is behind a port, once for all. It must not learn: it does so from some frames (LLDP)

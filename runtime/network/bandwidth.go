@@ -106,7 +106,7 @@ func makeShaper(name string) (netlink.Link, error) {
 	}
 	link, err := netlink.LinkByName(name)
 	if err == nil {
-		err = netlink.LinkSetUp(link)
+		err = silentUp(link)
 	}
 	return link, err
 }

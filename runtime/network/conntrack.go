@@ -20,6 +20,9 @@ func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { retur
 // forgetAddresses deletes what connection tracking remembers of containers that are gone, TCP and UDP: who gets the
 // address next must not get their packets.
 func forgetAddresses(gone ...netip.Addr) error {
+	if len(gone) == 0 {
+		return nil
+	}
 	return forget(func(f *netlink.ConntrackFlow) bool {
 		if f.Forward.Protocol != unix.IPPROTO_TCP && f.Forward.Protocol != unix.IPPROTO_UDP {
 			return false
@@ -50,7 +53,11 @@ func forgetDatagrams(moved []datagrams) error {
 	})
 }
 
+// forget goes through the whole table, which takes the kernel milliseconds even where it is nearly empty.
 func forget(which flowFilter) error {
+	if count, err := sysctl("netfilter/nf_conntrack_count"); err == nil && count == "0" {
+		return nil
+	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		_, err := list("delete entries of connection tracking", func() ([]struct{}, error) {
 			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, which)

@@ -13,8 +13,8 @@
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net
 //	b.Limit(ctx, id, limits)                  // changes limits of what is attached
 //	b.Publish(ctx, id, ports)                 // exactly these from now on; taken over from an older id of the same name
-//	b.Detach(ctx, id)                         // interface, limits, ports and connection tracking go, the lease stays
-//	b.Release(ctx, id)                        // Detach, and the lease goes back
+//	b.Detach(ctx, id)                         // interface, limits and ports go, the lease stays
+//	b.Release(ctx, id)                        // Detach, the lease goes back, connection tracking forgets the address
 //	b.Sweep(ctx, known)                       // Release for every id that is not known: what a killed process left
 //	b.Destroy(ctx)                            // the bridge, the rules and all leases
 //	b.Leases(), b.Taken(ctx), b.Check(ctx)    // looks: leases, ports in use by others, tests for doctor

@@ -127,7 +127,7 @@ func TestLeasesFile(t *testing.T) {
 		Name: "http", HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 80, ContainerPort: 8080, Protocol: protocolTCP,
 		Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 	}
-	if err := st.publish("web-1", []runtime.Port{port}); err != nil {
+	if _, _, err := st.publish("web-1", []runtime.Port{port}); err != nil {
 		t.Fatal(err)
 	}
 	s := store{dir: t.TempDir()}

@@ -214,6 +214,38 @@ func TestPublishTakesOverFromTheSameName(t *testing.T) {
 	}
 }
 
+// What connection tracking remembers of a container goes with its address, TCP and UDP, and nothing else does.
+func TestReleaseForgetsConnections(t *testing.T) {
+	e := newEnv(t)
+	a, b := e.container("a"), e.container("b")
+	for i, c := range []container{a, b} {
+		c.serve(t, string(c.id), "tcp", 80)
+		c.serve(t, string(c.id), "udp", 81)
+		e.publish(c, tcp(uint16(8080+2*i), 80), udp(uint16(8081+2*i), 81))
+		answer, err := e.world.ask(t, "tcp", fmt.Sprintf("%s:%d", hostAddress, 8080+2*i), patience)
+		want(t, "tcp", answer, err, string(c.id)+" "+worldAddress)
+		answer, err = e.world.ask(t, "udp", fmt.Sprintf("%s:%d", hostAddress, 8081+2*i), patience)
+		want(t, "udp", answer, err, string(c.id)+" "+worldAddress)
+	}
+	remembered := func(c container) (protocols []uint8) {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		must(t, err)
+		for _, f := range flows {
+			if f.Reverse.SrcIP.String() == c.lease.IP.String() {
+				protocols = append(protocols, f.Forward.Protocol)
+			}
+		}
+		return protocols
+	}
+	if len(remembered(a)) != 2 || len(remembered(b)) != 2 {
+		t.Fatalf("before: %d, %d", remembered(a), remembered(b))
+	}
+	must(t, e.bridge.Release(background, a.id))
+	if len(remembered(a)) != 0 || len(remembered(b)) != 2 {
+		t.Errorf("after: protocols %d of the one that went, %d of the other", remembered(a), remembered(b))
+	}
+}
+
 func TestPublishRefusesWhatAnotherNameHas(t *testing.T) {
 	e := newEnv(t)
 	a, b := e.container("a"), e.container("b")

@@ -29,16 +29,15 @@ func (b *Bridge) Publish(ctx context.Context, id runtime.ID, ports []runtime.Por
 		return &runtime.Error{Op: op, ID: id, Err: err, Permanent: true}
 	}
 	return b.change(ctx, func(st *state, changed bool) (bool, error) {
-		before := elementsOf(b.names, st.Leases)
-		old := slices.Clone(st.Leases)
-		if err := st.publish(id, ports); err != nil {
+		before, after, err := st.publish(id, ports)
+		if err != nil {
 			return false, &runtime.Error{Op: op, ID: id, Err: err, Hint: "give one of the two another hostPort"}
 		}
-		del, add := difference(before, elementsOf(b.names, st.Leases))
+		del, add := difference(elementsOf(b.names, before), elementsOf(b.names, after))
 		if err := b.exchange(ctx, st, del, add); err != nil {
 			return false, explain(op, err)
 		}
-		moved := movedDatagrams(old, st.Leases)
+		moved := movedDatagrams(before, after)
 		if len(moved) == 0 {
 			return changed || len(del)+len(add) > 0, nil
 		}
@@ -46,11 +45,12 @@ func (b *Bridge) Publish(ctx context.Context, id runtime.ID, ports []runtime.Por
 	})
 }
 
-// publish is the decision of Publish.
-func (s *state) publish(id runtime.ID, ports []runtime.Port) error {
+// publish is the decision of Publish. It returns the leases that it changes as they were and as they are: there may be
+// hundreds of others.
+func (s *state) publish(id runtime.ID, ports []runtime.Port) (before, after []Lease, err error) {
 	l := s.find(id)
 	if l == nil {
-		return fmt.Errorf("%s has no lease", id)
+		return nil, nil, fmt.Errorf("%s has no lease", id)
 	}
 	for i := range s.Leases {
 		other := &s.Leases[i]
@@ -65,12 +65,15 @@ func (s *state) publish(id runtime.ID, ports []runtime.Port) error {
 			continue
 		}
 		if other.Name != l.Name {
-			return fmt.Errorf("%w: %s has %s", ErrPortTaken, other.Name, describePort(other.Ports[at]))
+			return nil, nil, fmt.Errorf("%w: %s has %s", ErrPortTaken, other.Name, describePort(other.Ports[at]))
 		}
+		before = append(before, *other)
 		other.Ports = slices.DeleteFunc(slices.Clone(other.Ports), taken)
+		after = append(after, *other)
 	}
+	before = append(before, *l)
 	l.Ports = slices.Clone(ports)
-	return nil
+	return before, append(after, *l), nil
 }
 
 // vetPorts says what no kernel could do.

@@ -75,7 +75,7 @@ func (s store) read() (state, error) {
 }
 
 func (s store) write(st state) error {
-	data, err := json.MarshalIndent(st, "", " ")
+	data, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}

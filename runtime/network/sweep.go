@@ -11,8 +11,8 @@ import (
 	"reconciler/runtime"
 )
 
-// Detach takes away the interface, the limits and the published ports of a container, and what connection tracking
-// remembers of it. It keeps its lease. Detaching what is not attached does nothing.
+// Detach takes away the interface, the limits and the published ports of a container. It keeps its lease, and so whatever
+// connection tracking remembers of its address stays right. Detaching what is not attached does nothing.
 func (b *Bridge) Detach(ctx context.Context, id runtime.ID) error {
 	if err := b.removeLinks(id); err != nil {
 		return fmt.Errorf("detach %s: %w", id, err)
@@ -26,11 +26,11 @@ func (b *Bridge) Detach(ctx context.Context, id runtime.ID) error {
 		published := len(l.Ports) > 0
 		l.Ports = nil
 		del, _ := difference(before, elementsOf(b.names, []Lease{*l}))
-		return published, b.withdraw(ctx, st, del, *l)
+		return published, b.withdraw(ctx, st, del)
 	})
 }
 
-// Release is Detach, and gives the lease back. Releasing what has none does nothing.
+// Release is Detach, and gives the lease back; what connection tracking remembers of the address is deleted. Releasing what has none does nothing.
 func (b *Bridge) Release(ctx context.Context, id runtime.ID) error {
 	// The interface goes before somebody else can get the address.
 	if err := b.removeLinks(id); err != nil {
@@ -46,17 +46,18 @@ func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, e
 	}
 	gone := *l
 	st.release(id, time.Now())
-	return true, b.withdraw(ctx, st, elementsOf(b.names, []Lease{gone}), gone)
+	if err := b.withdraw(ctx, st, elementsOf(b.names, []Lease{gone})); err != nil {
+		return false, err
+	}
+	return true, forgetAddresses(gone.addresses()...)
 }
 
-// withdraw takes elements of a container away, and then what the kernel remembers of its connections.
-func (b *Bridge) withdraw(ctx context.Context, st *state, del []element, gone Lease) error {
-	if len(del) > 0 && b.usable(st) {
-		if err := b.exchange(ctx, st, del, nil); err != nil {
-			return err
-		}
+// withdraw takes elements of a container away.
+func (b *Bridge) withdraw(ctx context.Context, st *state, del []element) error {
+	if len(del) == 0 || !b.usable(st) {
+		return nil
 	}
-	return forgetAddresses(gone.addresses()...)
+	return b.exchange(ctx, st, del, nil)
 }
 
 func (l Lease) addresses() []netip.Addr {
@@ -104,10 +105,12 @@ func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 // forwarding this server does stays as it is.
 func (b *Bridge) Destroy(context.Context) error {
 	return b.store.changeIfMade(func(st *state) (bool, error) {
+		var gone []netip.Addr
 		for _, l := range st.Leases {
-			if err := forgetAddresses(l.addresses()...); err != nil {
-				return false, err
-			}
+			gone = append(gone, l.addresses()...)
+		}
+		if err := forgetAddresses(gone...); err != nil {
+			return false, err
 		}
 		if err := b.removeAll(nil); err != nil {
 			return false, err

@@ -64,7 +64,7 @@ func enterOwnCgroup(instance string) error {
 	var errs []error
 	for _, root := range roots {
 		dir := ownCgroup(root, instance)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeCgroup(dir); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -74,6 +74,20 @@ func enterOwnCgroup(instance string) error {
 		errs = append(errs, joinCgroup(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// makeCgroup makes a cgroup and those above it. Another instance that ends may remove the common parent in between,
+// which is not yet held by anything of ours.
+func makeCgroup(dir string) error {
+	for {
+		err := os.MkdirAll(dir, 0o755)
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if _, serr := os.Stat(filepath.Dir(filepath.Dir(filepath.Dir(dir)))); serr != nil {
+			return err // the hierarchy itself is gone
+		}
+	}
 }
 
 // inheritCpuset fills the cpus and memory nodes of new v1 cpuset cgroups from their parents: they begin empty, and

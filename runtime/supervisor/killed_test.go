@@ -111,6 +111,26 @@ func TestRemainsAreCleared(t *testing.T) {
 	}
 }
 
+// Instances share a parent, which the last one removes: the first of another must not fail for that.
+func TestMakeCgroupBesideRemoval(t *testing.T) {
+	root := t.TempDir()
+	var makers sync.WaitGroup
+	for i := range 4 {
+		makers.Go(func() {
+			dir := ownCgroup(root, fmt.Sprint("instance-", i))
+			for range 500 {
+				if err := makeCgroup(dir); err != nil {
+					t.Error(err)
+					return
+				}
+				for at := dir; at != root && os.Remove(at) == nil; at = filepath.Dir(at) {
+				}
+			}
+		})
+	}
+	makers.Wait()
+}
+
 // Whoever locked the run directory while the one before removed it has not locked what others will find there.
 func TestLockOfRemovedDirectory(t *testing.T) {
 	cfg := Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Instance: "x"}

@@ -1,6 +1,7 @@
 package linux_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	goruntime "runtime"
@@ -103,12 +104,16 @@ func (e *env) dialFrom(id runtime.ID, network, address string) (conn net.Conn) {
 	defer func() { _ = ns.Close() }()
 	done := make(chan error)
 	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := netns.Set(ns)
+		goruntime.LockOSThread()
+		own, err := netns.Get()
+		if err == nil {
+			err = netns.Set(ns)
+		}
 		if err == nil {
 			conn, err = net.Dial(network, address) //nolint:noctx // it does not wait
 		}
-		done <- err
+		done <- errors.Join(err, netns.Set(own), own.Close())
+		goruntime.UnlockOSThread()
 	}()
 	if err := <-done; err != nil {
 		e.Fatal(err)

@@ -276,6 +276,8 @@ func (e *env) gone(pid int) {
 
 func TestDoctor(t *testing.T) {
 	e := newEnv(t)
+	e.start(e.bridged("web", "sleep 1000"))
+	tried := map[string]string{}
 	for _, c := range linux.Doctor(t.Context(), e.cfg) {
 		if c.Detail == "" || c.Name == "" || (!c.OK && c.Remedy == "") || (c.OK && c.Remedy != "") {
 			t.Errorf("%+v", c)
@@ -283,6 +285,10 @@ func TestDoctor(t *testing.T) {
 		if c.Needed && !c.OK {
 			t.Errorf("%s: %s", c.Name, c.Detail)
 		}
+		tried[c.Name] = c.Detail
+	}
+	if !strings.Contains(tried["dns"], "gets answers") || !strings.Contains(tried["inbound"], "is reached") {
+		t.Errorf("of the network it says %q and %q", tried["dns"], tried["inbound"])
 	}
 	if f := e.Facts(); f.Kernel == "" || f.Architecture == "" {
 		t.Errorf("facts %+v", f)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
+	"reconciler/runtime/network"
 	"reconciler/runtime/rootfs"
 	"reconciler/runtime/supervisor"
 )
@@ -32,6 +34,7 @@ func Doctor(ctx context.Context, cfg Config) []Check {
 	checks = append(checks, checkCgroups()...)
 	checks = append(checks, checkOverlay(cfg), checkNamespaces(), checkUserNamespaces(), checkUserIDs(cfg), checkDiskLimits(ctx, cfg), checkSeccomp(), checkAppArmor(),
 		checkResourceCapability(), checkDisk(cfg), checkDirectories(cfg), checkSupervisor(ctx, cfg))
+	checks = append(checks, checkNetwork(ctx, cfg)...)
 	for i := range checks {
 		switch {
 		case checks[i].OK:
@@ -270,6 +273,34 @@ func checkDirectories(cfg Config) Check {
 		}
 	}
 	return c
+}
+
+// checkNetwork tries the bridge, the ways in and out, and names, and leaves none of it.
+func checkNetwork(ctx context.Context, cfg Config) []Check {
+	if os.Geteuid() != 0 {
+		return []Check{{Name: "bridge", Detail: "cannot be tried without root", Remedy: "look again as root"}}
+	}
+	where := network.Config{Instance: cfg.Instance, StateDir: cfg.StateDir, CIDR: cfg.BridgeCIDR}
+	if _, err := os.Lstat(filepath.Join(cfg.StateDir, "network")); errors.Is(err, fs.ErrNotExist) {
+		// The instance has no bridge yet, and looking must not make what stays: try another's.
+		dir, err := os.MkdirTemp("", "reconciler-doctor-")
+		if err != nil {
+			return []Check{{Name: "bridge", Needed: true, Detail: err.Error()}}
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		where.Instance, where.StateDir = fmt.Sprintf("doctor-%d", os.Getpid()), dir
+	}
+	_, supervised := supervisor.Dial(ctx, supervisor.Config{StateDir: cfg.StateDir, RunDir: cfg.RunDir, Instance: cfg.Instance})
+	var checks []Check
+	for _, c := range network.Open(where).Check(ctx) {
+		// It is the default network; a manifest may say that a container does without.
+		check := Check{Name: c.Name, OK: c.OK, Needed: c.Name == "bridge", Detail: c.Detail, Remedy: c.Remedy}
+		if c.Name == "dns" && errors.Is(supervised, supervisor.ErrNotRunning) {
+			check = Check{Name: "dns", OK: true, Detail: "not tried: the supervisor answers names, and does not run yet"}
+		}
+		checks = append(checks, check)
+	}
+	return checks
 }
 
 func checkSupervisor(ctx context.Context, cfg Config) Check {

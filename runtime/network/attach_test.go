@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -22,20 +21,8 @@ import (
 // leftovers are what an instance has in the kernel and on disk besides the lock.
 func leftovers(t testing.TB, cfg network.Config) (found []string) {
 	t.Helper()
-	links, err := netlink.LinkList()
+	found, err := network.Remains(cfg.Instance)
 	must(t, err)
-	for _, l := range links {
-		if name := l.Attrs().Name; strings.HasPrefix(name, "r") {
-			found = append(found, "interface "+name)
-		}
-	}
-	tables, err := (&nftables.Conn{}).ListTables()
-	must(t, err)
-	for _, table := range tables {
-		if table.Name == "reconciler-"+cfg.Instance {
-			found = append(found, "table "+table.Name)
-		}
-	}
 	files, err := filepath.Glob(cfg.StateDir + "/network/*")
 	must(t, err)
 	for _, f := range files {

@@ -94,28 +94,37 @@ func (s *scratch) close(ctx context.Context) {
 
 // newNamespace makes a network namespace that lives as long as the file.
 func newNamespace() (f *os.File, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		goruntime.LockOSThread() // never unlocked: the thread ends here
-		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
-			f, err = os.Open("/proc/thread-self/ns/net")
-		}
-	}()
-	<-done
+	err = elsewhere(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() error {
+		f, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
 	return f, err
 }
 
 // inside runs fn in the scratch namespace: sockets that it makes stay there.
 func (s *scratch) inside(fn func() error) error {
+	return elsewhere(func() error { return netns.Set(netns.NsHandle(s.ns.Fd())) }, fn)
+}
+
+// elsewhere runs fn on a thread that has entered another network namespace, and brings the thread back. It must not just be
+// left to end: the main thread never does, and /proc/self is about that one.
+func elsewhere(enter, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		goruntime.LockOSThread()
-		if err := netns.Set(netns.NsHandle(s.ns.Fd())); err != nil {
+		own, err := netns.Get()
+		if err != nil {
 			done <- err
 			return
 		}
-		done <- fn()
+		defer func() { _ = own.Close() }()
+		if err = enter(); err == nil {
+			err = fn()
+		}
+		if backErr := netns.Set(own); backErr == nil {
+			goruntime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }

@@ -131,6 +131,36 @@ func (b *Bridge) Destroy(context.Context) error {
 	})
 }
 
+// Remains says what an instance has in the kernel: interfaces and tables.
+func Remains(instance string) (found []string, err error) {
+	n := namesOf(instance)
+	for _, prefix := range []string{n.bridge, n.host, n.shaper} {
+		links, listErr := linksWith(prefix)
+		if listErr != nil {
+			return nil, listErr
+		}
+		for _, l := range links {
+			if name := l.Attrs().Name; prefix != n.bridge || name == n.bridge {
+				found = append(found, "interface "+name)
+			}
+		}
+	}
+	conn, err := nft()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == n.table {
+			found = append(found, "table "+t.Name)
+		}
+	}
+	return found, nil
+}
+
 // removeAll removes the instance's interfaces except those to keep.
 func (b *Bridge) removeAll(keep map[string]bool) error {
 	for _, prefix := range []string{b.names.host, b.names.shaper} {

@@ -15,16 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime/idrange"
+	"reconciler/runtime/network"
 )
 
 // settle is how long what is just going away may take: a killed process that was not yet collected by its new parent, a
-// cgroup that the kernel removes after its last process, a loop device of a mount that is just gone. Nothing is waited for where nothing is left.
+// cgroup that the kernel removes after its last process, a loop device of a mount that is just gone. Nothing is waited for
+// where nothing is left.
 const settle = 3 * time.Second
 
-// Check fails the test for everything that instance left: processes in its cgroups, the cgroups themselves, mounts below
-// stateDir and runDir, network namespaces that only a mount holds, loop devices of files in stateDir, and files in runDir
-// other than the directory itself.
-// Call it last, when supervisor and containers should be gone; directories may be removed already.
+// Check fails the test for everything that instance left: processes in its cgroups, the cgroups themselves, its interfaces and
+// tables of rules, mounts below stateDir and runDir, network namespaces that only a mount holds, loop devices of files in
+// stateDir, leases of user ids, and files in runDir other than the directory itself. Call it last, when supervisor and
+// containers should be gone; directories may be removed already.
 func Check(t testing.TB, stateDir, runDir, instance string) {
 	t.Helper()
 	for _, problem := range Wait(stateDir, runDir, instance) {
@@ -60,6 +62,7 @@ func Find(stateDir, runDir, instance string) []string {
 	add(files(runDir))
 	add(userIDs(stateDir))
 	add(loops(stateDir))
+	add(network.Remains(instance))
 	return problems
 }
 

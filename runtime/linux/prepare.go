@@ -28,7 +28,7 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
 	// What needs no download is refused first.
-	users, err := r.volumeUsers()
+	users, err := r.usersOfVolumes(spec)
 	if err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
@@ -195,6 +195,14 @@ func warnings(img image.Image) []string {
 		out = append(out, fmt.Sprintf("the image's VOLUME %s is ignored: what is written there goes with the container; mount a volume to keep it", path))
 	}
 	return out
+}
+
+// usersOfVolumes is volumeUsers for a container; one without volumes need not ask every other.
+func (r *Runtime) usersOfVolumes(spec runtime.Spec) (rootfs.VolumeUsers, error) {
+	if !slices.ContainsFunc(spec.Mounts, func(m runtime.Mount) bool { return m.Volume != nil }) {
+		return func(string, string) []runtime.Name { return nil }, nil
+	}
+	return r.volumeUsers()
 }
 
 // volumeUsers tells who mounts a volume, of the containers that there are now.

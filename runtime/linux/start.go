@@ -114,7 +114,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 // setup makes the root file system. Where the files cannot be shown with the container's own ids and it need not have any,
 // it goes on with the server's, and says so.
 func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net connection, now *run) (rootfs.Root, error) {
-	users, err := r.volumeUsers()
+	users, err := r.usersOfVolumes(e.Spec)
 	if err != nil {
 		return rootfs.Root{}, err
 	}

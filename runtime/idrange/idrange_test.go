@@ -113,3 +113,19 @@ func BenchmarkLease(b *testing.B) {
 		}
 	}
 }
+
+// Who could make the directory before the first agent does would give the same range to two containers.
+func TestOnlyRootDecidesAboutLeases(t *testing.T) {
+	for at := filepath.Dir(Dir); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o022 != 0 {
+			t.Errorf("%s has mode %v: others could make %s", at, info.Mode(), Dir)
+		}
+		if at == "/" {
+			return
+		}
+	}
+}

@@ -30,8 +30,11 @@ import (
 	"reconciler/runtime/supervisor"
 )
 
-// TestMain makes the test binary a supervisor when it is executed as one.
+// TestMain makes the test binary a supervisor when it is executed as one, and one attempt to escape.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "attempt" {
+		os.Exit(attemptInside(os.Args[2]))
+	}
 	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		err := linux.RunSupervisor(ctx, supervisor.Config{

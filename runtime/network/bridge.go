@@ -121,11 +121,12 @@ func (b *Bridge) ensure(ctx context.Context, st *state) (changed bool, err error
 	if err = b.ensureLink(st); err != nil {
 		return false, err
 	}
-	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
-		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
-	}
+	// Before anything is forwarded: the rules keep out what nobody published, and everybody from the server's loopback.
 	if err = b.ensureRules(st); err != nil {
 		return false, explain(op, err)
+	}
+	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
+		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
 	}
 	return st.Subnet != before.Subnet || st.Subnet6 != before.Subnet6, nil
 }

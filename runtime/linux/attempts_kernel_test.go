@@ -124,7 +124,7 @@ func attemptsOnLimits() []attempt {
 			return err
 		})},
 		{name: "leave the cgroup", do: inCgroups(func(dir string) error { return rewrite(filepath.Join(dir, "cgroup.procs"), "0") })},
-		{name: "raise limits", kernel: true, refusals: hidden(), do: inCgroups(func(dir string) error {
+		{name: "raise limits", kernel: true, do: inCgroups(func(dir string) error {
 			return anyOf([]string{"memory.limit_in_bytes", "memory.max", "pids.max", "cpu.cfs_quota_us", "cpu.max"}, func(file string) error {
 				return reached(rewrite(filepath.Join(dir, file), "-1"), unix.EINVAL) // the root of a hierarchy has none
 			})

@@ -26,7 +26,7 @@ type world struct {
 	Volume  string   // a directory on the marker's file system that the attempt may use
 	Others  []string // directories of another container: its root, its writable layer, its volume
 	Sockets []string // of the agent and the supervisor
-	Pid     int      // a process of another container, as the server counts
+	Pids    []int    // process 1 of other containers, as the server counts
 	Disk    uint64   // the device that the marker is on
 }
 
@@ -103,14 +103,14 @@ func attemptsOnMounts() []attempt {
 
 func attemptsOnProcesses() []attempt {
 	return []attempt{
-		{name: "signal", do: func(w world) error { return unix.Kill(w.Pid, 0) }, refusals: hidden()},
-		{name: "pidfd", do: func(w world) error { _, err := unix.PidfdOpen(w.Pid, 0); return err }, refusals: hidden()},
-		{name: "ptrace", do: func(w world) error { return call(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(w.Pid)) }, refusals: hidden()},
-		{name: "process_vm_readv", do: readMemory, refusals: hidden()},
-		{name: "environment", do: func(w world) error { return readable(fmt.Sprintf("/proc/%d/environ", w.Pid)) }, refusals: hidden()},
-		{name: "root", do: func(w world) error { return readable(fmt.Sprintf("/proc/%d/root", w.Pid)) }, refusals: hidden()},
-		{name: "namespaces", do: func(w world) error { return enter(fmt.Sprintf("/proc/%d/ns/net", w.Pid)) }, refusals: hidden()},
-		{name: "priority", do: func(w world) error { return unix.Setpriority(unix.PRIO_PROCESS, w.Pid, 5) }, refusals: hidden()},
+		{name: "signal", do: ofOthers(func(pid int) error { return unix.Kill(pid, 0) }), refusals: hidden()},
+		{name: "pidfd", do: ofOthers(func(pid int) error { _, err := unix.PidfdOpen(pid, 0); return err }), refusals: hidden()},
+		{name: "ptrace", do: ofOthers(func(pid int) error { return call(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid)) }), refusals: hidden()},
+		{name: "process_vm_readv", do: ofOthers(readMemory), refusals: hidden()},
+		{name: "environment", do: ofOthers(func(pid int) error { return readable(fmt.Sprintf("/proc/%d/environ", pid)) }), refusals: hidden()},
+		{name: "root", do: ofOthers(func(pid int) error { return readable(fmt.Sprintf("/proc/%d/root", pid)) }), refusals: hidden()},
+		{name: "namespaces", do: ofOthers(func(pid int) error { return enter(fmt.Sprintf("/proc/%d/ns/net", pid)) }), refusals: hidden()},
+		{name: "priority", do: ofOthers(func(pid int) error { return unix.Setpriority(unix.PRIO_PROCESS, pid, 5) }), refusals: hidden()},
 		{name: "own namespaces", own: true, do: func(world) error { return enter("/proc/self/ns/uts") }},
 		{name: "new user namespace", own: true, do: func(world) error { return unshare(unix.CLONE_NEWUSER) }},
 		{name: "new mount namespace", own: true, do: func(world) error { return unshare(unix.CLONE_NEWNS) }},
@@ -118,6 +118,11 @@ func attemptsOnProcesses() []attempt {
 		{name: "new cgroup namespace", own: true, do: func(world) error { return unshare(unix.CLONE_NEWCGROUP) }},
 		{name: "new time namespace", own: true, kernel: true, do: func(world) error { return unix.Unshare(unix.CLONE_NEWTIME) }},
 	}
+}
+
+// ofOthers tries something on the processes of others.
+func ofOthers(try func(pid int) error) func(world) error {
+	return func(w world) error { return anyOf(w.Pids, try) }
 }
 
 // throughProc looks for the marker through every door that /proc has to a directory.
@@ -205,8 +210,8 @@ func pivot(world) error {
 	return reached(unix.PivotRoot("/tmp", "/tmp"), unix.EINVAL, unix.EBUSY)
 }
 
-func readMemory(w world) error {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", w.Pid))
+func readMemory(pid int) error {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	start := uint64(0x400000)
 	if err == nil {
 		first, _, _ := strings.Cut(string(maps), "-")
@@ -216,7 +221,7 @@ func readMemory(w world) error {
 	}
 	buf := make([]byte, 1)
 	local := []unix.Iovec{{Base: &buf[0], Len: 1}}
-	_, err = unix.ProcessVMReadv(w.Pid, local, []unix.RemoteIovec{{Base: uintptr(start), Len: 1}}, 0)
+	_, err = unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(start), Len: 1}}, 0)
 	return err
 }
 
@@ -262,15 +267,19 @@ func dial(path string) error {
 	return err
 }
 
-// anyOf tries all and returns nil if one works, else what the last one said.
-func anyOf(paths []string, try func(path string) error) error {
-	err := error(unix.ENOENT)
-	for _, path := range paths {
-		if err = try(path); err == nil {
+// anyOf tries all and returns nil if one works, else what the last one said that is there at all.
+func anyOf[T any](all []T, try func(T) error) error {
+	last := error(unix.ENOENT)
+	for _, one := range all {
+		err := try(one)
+		if err == nil {
 			return nil
 		}
+		if errors.Is(last, unix.ENOENT) || !errors.Is(err, unix.ENOENT) {
+			last = err
+		}
 	}
-	return err
+	return last
 }
 
 // reached takes what the kernel says to who has the right as a success.

@@ -45,6 +45,19 @@ func TestNoFileOfTheSupervisorIsReachable(t *testing.T) {
 		_, _ = e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/tmp/evil"}}, nil, io.Discard, io.Discard)
 		_, _ = e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/proc/self/exe", "supervisor"}}, nil, io.Discard, io.Discard)
 	}
+	// The same as process 1: what is in a volume is not known before.
+	shared := []runtime.Mount{{Path: "/vol", Volume: &runtime.Volume{Name: "shared", Shared: true}}}
+	maker := e.sh("maker", `printf '#!/proc/self/exe\n' >/vol/evil; chmod 755 /vol/evil; ln -s /proc/self/exe /vol/link`)
+	maker.Mounts = shared
+	e.run(maker)
+	for _, command := range []string{"/vol/evil", "/vol/link"} {
+		itself := e.spec("itself", command, "supervisor")
+		itself.Mounts = shared
+		trial := e.create(itself)
+		if err := e.Start(t.Context(), trial); err == nil {
+			e.exited(trial)
+		}
+	}
 	if strings.Contains(e.output(id), "wrote") || sum(t, "/proc/self/exe") != before {
 		t.Error("the supervisor's binary was written to from inside")
 	}

@@ -51,9 +51,11 @@ func TestEscapes(t *testing.T) {
 	victim.Mounts = volume
 	neighbour := e.start(victim)
 	e.said(neighbour, "ready")
+	alike := e.sh("alike", "sleep 1000")
+	alike.Security.HostUsers = new(true)
 	bundle := filepath.Join(e.cfg.RunDir, "containers", string(neighbour))
 	w := world{
-		Marker: e.write("on-the-server", "x"), Pid: e.status(neighbour).Pid,
+		Marker: e.write("on-the-server", "x"), Pids: []int{e.status(neighbour).Pid, e.status(e.start(alike)).Pid},
 		Sockets: []string{filepath.Join(e.cfg.RunDir, "supervisor.sock"), filepath.Join(e.cfg.RunDir, "agent.sock")},
 		Others: []string{
 			filepath.Join(bundle, "rootfs", "secret"), filepath.Join(e.cfg.StateDir, "snapshots", string(neighbour), "upper", "secret"),

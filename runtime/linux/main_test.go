@@ -30,10 +30,13 @@ import (
 	"reconciler/runtime/supervisor"
 )
 
-// TestMain makes the test binary a supervisor when it is executed as one, and one attempt to escape.
+// TestMain makes the test binary a supervisor when it is executed as one, and one that attacks inside a container.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "attempt" {
 		os.Exit(attemptInside(os.Args[2]))
+	}
+	if len(os.Args) == 4 && os.Args[1] == "swap" {
+		os.Exit(swap(os.Args[2], os.Args[3]))
 	}
 	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)

@@ -22,13 +22,22 @@ func TestGreed(t *testing.T) {
 			}
 			for name, script := range map[string]string{
 				"memory":        "x=0123456789abcdef; while :; do x=$x$x; done",
-				"shared memory": "cat /dev/zero >/dev/shm/x; cat /dev/shm/x >/dev/null; echo -1000 >/proc/self/oom_score_adj",
+				"shared memory": "echo -1000 >/proc/self/oom_score_adj; exec cat /dev/zero >/dev/shm/x",
 			} {
 				spec := greedy(script)
 				spec.ShmSize = 1 << 30
 				if _, st := e.run(spec); !st.OOMKilled {
-					t.Errorf("%s: %+v", name, st)
+					t.Errorf("%s: exit %d, oom %v, %s: %s", name, *st.ExitCode, st.OOMKilled, st.Message, e.output(st.ID))
 				}
+			}
+			filler := greedy("cat /dev/zero >/srv/filler; echo ended")
+			filler.Limits.Disk = 16 << 20
+			if out, _ := e.run(filler); !strings.Contains(out, "No space left") || !strings.Contains(out, "ended") {
+				t.Errorf("it filled the disk: %s", out)
+			}
+			flood := greedy("head -c 20000000 /dev/zero | tr '\\0' '\\n'; echo the end")
+			if out, _ := e.run(flood); len(out) > 128<<10 || !strings.HasSuffix(out, "\nthe end\n") {
+				t.Errorf("%d bytes of output are kept", len(out))
 			}
 			bomb := e.start(greedy("b() { b | b & }; b; sleep 1000"))
 			e.exec(neighbour, "sh", "-c", "echo fine | cat")

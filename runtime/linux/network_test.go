@@ -142,6 +142,25 @@ func TestSharedNetwork(t *testing.T) {
 	}
 }
 
+// Who must have user ids of its own does not get the server's by way of the network that it shares; who need not is told.
+func TestSharedNetworkOfTheServersUsers(t *testing.T) {
+	e := newEnv(t)
+	web := e.bridged("web", "sleep 1000")
+	web.Security.HostUsers = new(true)
+	e.start(web)
+	side := e.sh("side", "sleep 1000")
+	side.Network = runtime.NetworkContainerPrefix + "web"
+	id := e.start(side)
+	if st := e.status(id); st.FirstID != 0 || !strings.Contains(strings.Join(st.Warnings, "\n"), "the server's user ids") {
+		t.Errorf("it has %+v", st)
+	}
+	side.Security.HostUsers = new(false)
+	err := e.Start(t.Context(), e.create(side))
+	if runtime.ReasonOf(err) != runtime.ReasonIncompatible || runtime.IsPermanent(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Names and servers that a manifest asks for stand in the container's files.
 func TestNamesOfTheManifest(t *testing.T) {
 	e := newEnv(t)

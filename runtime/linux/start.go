@@ -74,6 +74,9 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		return err
 	}
 	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID(), FirstID: e.last.FirstID, Shares: net.shares}
+	if net.joined != 0 && net.firstID == 0 && e.Spec.Security.HostUsers == nil {
+		now.Warnings = append(now.Warnings, "it has the server's user ids, as the container whose network it shares")
+	}
 	if net.lease != nil {
 		now.IP, now.IPv6, now.MAC = net.lease.IP, net.lease.IPv6, net.lease.MAC.String()
 	}

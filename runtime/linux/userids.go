@@ -12,6 +12,12 @@ import (
 func (r *Runtime) leaseIDs(e entry, net connection) (uint32, error) {
 	switch {
 	case net.joined != 0:
+		if own := e.Spec.Security.HostUsers; net.firstID == 0 && own != nil && !*own {
+			return 0, &runtime.Error{
+				Op: "give " + e.Spec.Name.String() + " user ids of its own", Err: errors.New("the container whose network it shares has the server's"),
+				Reason: runtime.ReasonIncompatible, Hint: "give that one user ids of its own too, or leave hostUsers out of this one",
+			}
+		}
 		return net.firstID, nil
 	case !mayOwnIDs(e.Spec):
 		return 0, nil

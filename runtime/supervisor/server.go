@@ -164,7 +164,7 @@ func (s *server) listen() (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of a dead one: we hold the lock
 		return nil, err
 	}
-	// Not a moment with wider rights: the directory is 0700, and connections of other users are refused anyhow.
+	// Others may pass through the directory: until the mode is right, the umask and peerCred keep them out.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)

@@ -86,7 +86,7 @@ func attemptsOnMounts() []attempt {
 	return []attempt{
 		{name: "mount", own: true, do: func(world) error { return unix.Mount("none", "/tmp", "tmpfs", 0, "") }},
 		{name: "bind mount", own: true, do: func(world) error { return unix.Mount("/", "/tmp", "", unix.MS_BIND, "") }},
-		{name: "mount the disk", do: mountDisk},
+		{name: "mount the disk", kernel: true, do: mountDisk},
 		{name: "mount proc", own: true, do: func(world) error { return unix.Mount("proc", "/tmp", "proc", 0, "") }},
 		{name: "mount sysfs", own: true, do: func(world) error { return unix.Mount("sysfs", "/tmp", "sysfs", 0, "") }},
 		{name: "remount", own: true, do: func(world) error { return unix.Mount("", "/proc", "", unix.MS_REMOUNT|unix.MS_BIND, "") }},

@@ -13,8 +13,8 @@ import (
 )
 
 // Dir is where the leases of this server are. Nobody but root may write above it either: who made the directory first would say
-// who holds what.
-const Dir = "/run/reconciler-ids"
+// who holds what. An instance's run directory can have no such name.
+const Dir = "/run/reconciler.ids"
 
 // Size is how many ids a range has: what is 0 to 65535 inside.
 const Size = 1 << 16

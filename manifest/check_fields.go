@@ -313,11 +313,8 @@ func (c *checker) devices(s *Spec) {
 }
 
 func (c *checker) security(sc *SecurityContext, p place) {
-	for name, id := range map[string]*int64{"runAsUser": sc.RunAsUser, "runAsGroup": sc.RunAsGroup} {
-		if id != nil {
-			c.id(p.to(name), *id)
-		}
-	}
+	c.user(p.to("runAsUser"), sc.RunAsUser)
+	c.user(p.to("runAsGroup"), sc.RunAsGroup)
 	for i, id := range sc.SupplementalGroups {
 		c.id(p.to("supplementalGroups", i), id)
 	}

@@ -170,7 +170,7 @@ func (m *schemaMaker) value(t reflect.Type, field string) object {
 		return object{"anyOf": []any{text(), m.ref(t)}}
 	case reflect.TypeFor[OnChange]():
 		return object{"anyOf": []any{object{"enum": []string{OnChangeRestart, OnChangeNone}}, m.ref(t)}}
-	case reflect.TypeFor[PortRef]():
+	case reflect.TypeFor[PortRef](), reflect.TypeFor[UserRef]():
 		return object{"type": []string{"string", "integer"}}
 	case reflect.TypeFor[Network]():
 		return object{"type": "string", "pattern": "^(bridge|host|none|container:.+)$"}

@@ -165,6 +165,7 @@ func TestStorageKeepsEverything(t *testing.T) {
   mounts: [{path: /c, config: c, mode: "0600", onChange: restart}, {path: /t, tmpfs: 64Mi}]
   restartBackoff: {initial: 90s, max: 1h}
   resources: {limits: {cpu: 250m, memory: 64Mi, pids: 5}}
+  securityContext: {runAsUser: web, runAsGroup: 5}
 ---
 apiVersion: reconciler/v1
 kind: Config

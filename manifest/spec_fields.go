@@ -130,10 +130,10 @@ type SecurityContext struct {
 	// HostUsers says whose user ids the container has: the server's (true) or a range of its own (false). Absent: its own
 	// where the server can give it any.
 	HostUsers *bool `json:"hostUsers,omitempty"`
-	// RunAsUser is the user id; the image's user where absent.
-	RunAsUser *int64 `json:"runAsUser,omitempty"`
-	// RunAsGroup is the group id; the image's where absent.
-	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
+	// RunAsUser is the user: a number, or a name of the image's /etc/passwd; the image's user where absent.
+	RunAsUser UserRef `json:"runAsUser,omitempty"`
+	// RunAsGroup is the group: a number, or a name of the image's /etc/group; the user's, or the image's, where absent.
+	RunAsGroup UserRef `json:"runAsGroup,omitempty"`
 	// SupplementalGroups are further group ids.
 	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
 	// ReadOnlyRootFilesystem forbids writing outside of mounts.

@@ -342,8 +342,10 @@ type Security struct {
 	// HostUsers says that the container has the server's user ids (true), must have a range of its own (false), or has
 	// one where this server can do that (nil).
 	HostUsers                *bool    `json:"hostUsers,omitempty"`
-	User                     *int64   `json:"user,omitempty"`  // nil: the image's
-	Group                    *int64   `json:"group,omitempty"` // nil: the image's
+	User                     *int64   `json:"user,omitempty"`      // nil: UserName
+	UserName                 string   `json:"userName,omitempty"`  // of the image's /etc/passwd; empty: the image's user
+	Group                    *int64   `json:"group,omitempty"`     // nil: GroupName
+	GroupName                string   `json:"groupName,omitempty"` // of the image's /etc/group; empty: the user's, or the image's
 	SupplementalGroups       []int64  `json:"supplementalGroups,omitempty"`
 	ReadOnlyRoot             bool     `json:"readOnlyRoot,omitempty"`
 	AllowPrivilegeEscalation bool     `json:"allowPrivilegeEscalation,omitempty"`

@@ -157,18 +157,26 @@ func configFiles(w manifest.Workload, config, key string) (map[string][]byte, er
 	return map[string][]byte{key: content}, nil
 }
 
+// lowerUser tells a number from a name, which only the image knows.
+func lowerUser(u manifest.UserRef) (id *int64, name string) {
+	if id, ok := u.ID(); ok {
+		return &id, ""
+	}
+	return nil, string(u)
+}
+
 func lowerSecurity(s *manifest.SecurityContext) (runtime.Security, error) {
 	if s == nil {
 		return runtime.Security{}, nil
 	}
 	out := runtime.Security{
 		HostUsers:                s.HostUsers,
-		User:                     s.RunAsUser,
-		Group:                    s.RunAsGroup,
 		SupplementalGroups:       s.SupplementalGroups,
 		ReadOnlyRoot:             value(s.ReadOnlyRootFilesystem),
 		AllowPrivilegeEscalation: value(s.AllowPrivilegeEscalation),
 	}
+	out.User, out.UserName = lowerUser(s.RunAsUser)
+	out.Group, out.GroupName = lowerUser(s.RunAsGroup)
 	if c := s.Capabilities; c != nil {
 		out.CapAdd, out.CapDrop = c.Add, c.Drop
 	}

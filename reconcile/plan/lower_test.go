@@ -68,6 +68,7 @@ func TestLower(t *testing.T) {
 			"security", `{image: w:1, securityContext: {runAsUser: 0, runAsGroup: 5, supplementalGroups: [20], readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [CHOWN]}, seccompProfile: {type: Unconfined}}}`, "security",
 			`{"user":0,"group":5,"supplementalGroups":[20],"readOnlyRoot":true,"capAdd":["CHOWN"],"capDrop":["ALL"],"seccompUnconfined":true}`,
 		},
+		{"names of users", `{image: w:1, securityContext: {runAsUser: web, runAsGroup: "5"}}`, "security", `{"userName":"web","group":5}`},
 		{"no security", `image: w:1`, "security", `{}`},
 		{
 			"env of every sort", `{image: w:1, env: {P: 8080, N: {node: name}, Z: {label: zone}, T: {secret: s, key: k}, C: {config: c, key: A}}}`, "env",

@@ -104,6 +104,14 @@ func TestUserGroupsAndPrivileges(t *testing.T) {
 	spec.Security = runtime.Security{User: &uid, Group: &gid}
 	out, _ = e.run(spec)
 	e.expect(out, "1000\n7\n", "CapEff:\t0000000000000000")
+	spec = e.sh("named", script)
+	spec.Security = runtime.Security{UserName: "alice", GroupName: "wheel"}
+	out, _ = e.run(spec)
+	e.expect(out, "1000\n10\n10\n/home/alice\n", "CapEff:\t0000000000000000")
+	spec.Security.UserName = "mallory"
+	if _, err := e.prepare(spec); !runtime.IsPermanent(err) || !strings.Contains(err.Error(), `user "mallory:wheel": no such user or group in the image`) {
+		t.Errorf("a user that the image does not have: %v", err)
+	}
 	spec = e.sh("escalation", "grep NoNewPrivs /proc/self/status")
 	spec.Security = runtime.Security{User: &uid, AllowPrivilegeEscalation: true}
 	out, _ = e.run(spec)

@@ -120,17 +120,24 @@ func withSecrets(spec *specs.Spec, values map[string]string) *specs.Spec {
 // userSpec is what the image is asked for to learn who process 1 is.
 func userSpec(sec runtime.Security, cfg image.Config) string {
 	user, group, hasGroup := strings.Cut(cfg.User, ":")
-	if sec.User != nil {
+	if own := idOrName(sec.User, sec.UserName); own != "" {
 		// A user of the spec's goes with that user's group, not with the one of another.
-		user, hasGroup = strconv.FormatInt(*sec.User, 10), false
+		user, hasGroup = own, false
 	}
-	if sec.Group != nil {
-		group, hasGroup = strconv.FormatInt(*sec.Group, 10), true
+	if own := idOrName(sec.Group, sec.GroupName); own != "" {
+		group, hasGroup = own, true
 	}
 	if hasGroup {
 		return user + ":" + group
 	}
 	return user
+}
+
+func idOrName(id *int64, name string) string {
+	if id != nil {
+		return strconv.FormatInt(*id, 10)
+	}
+	return name
 }
 
 func ociUser(u image.User, supplemental []int64) specs.User {

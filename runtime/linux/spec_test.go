@@ -194,6 +194,10 @@ func TestUserSpec(t *testing.T) {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
+	named := runtime.Security{UserName: "bob", GroupName: "staff"}
+	if got := userSpec(named, image.Config{User: "alice:wheel"}); got != "bob:staff" {
+		t.Errorf("by name: %q", got)
+	}
 }
 
 func TestCapabilities(t *testing.T) {

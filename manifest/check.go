@@ -19,6 +19,7 @@ type checker struct {
 	namespace string
 	tree      fs.FS
 	refs      []reference
+	profile   func(name string) ([]byte, error) // of loading
 	// entries indexes large mappings: a stranger's may hold any number, all with something wrong.
 	entries map[*yaml.Node]map[string]*yaml.Node
 }

@@ -323,16 +323,7 @@ func (c *checker) security(sc *SecurityContext, p place) {
 		c.capabilities(p.to("capabilities", "add"), sc.Capabilities.Add)
 	}
 	if sp := sc.SeccompProfile; sp != nil {
-		switch {
-		case sp.Type == "" && !c.has(p.to("seccompProfile", "type")):
-			c.problem(p.to("seccompProfile", "type"), "is missing: want one of %s", strings.Join(sp.Type.words(), ", "))
-		case sp.Type == SeccompLocalhost:
-			if full, ok := c.repositoryFile(p.to("seccompProfile", "localhostProfile"), sp.LocalhostProfile, false); ok {
-				sp.LocalhostProfile = full
-			}
-		case sp.LocalhostProfile != "":
-			c.problem(p.to("seccompProfile", "localhostProfile"), "goes with type Localhost only")
-		}
+		c.seccomp(p.to("seccompProfile"), sp)
 	}
 }
 

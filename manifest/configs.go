@@ -6,7 +6,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// maxContents bounds the bytes of all files of Configs that are read for one commit; each is bounded by maxFileSize.
+// maxContents bounds the bytes of all files that are read for one commit beside the manifests, of Configs and the like; each
+// is bounded by maxFileSize.
 const maxContents = 64 << 20
 
 // config is a Config of the repository. Files are read when a workload first uses them.
@@ -89,10 +90,7 @@ func (ld *loading) contentOf(c *config, key string) []byte {
 	}
 	b := []byte(c.data[key])
 	if name, isFile := c.files[key]; isFile {
-		data, err := readBounded(ld.tree, name)
-		if ld.contents += int64(len(data)); err == nil && ld.contents > maxContents {
-			data, err = nil, fmt.Errorf("the files of all Configs together are larger than %s", Bytes(maxContents))
-		}
+		data, err := ld.readContent(name)
 		if err != nil {
 			ld.problems.add(Problem{Position: c.at[key], Field: "files." + key, Message: fmt.Sprintf("%s cannot be read: %s", quote(name), withoutPath(err))})
 		}
@@ -100,4 +98,13 @@ func (ld *loading) contentOf(c *config, key string) []byte {
 	}
 	c.content[key] = b
 	return b
+}
+
+// readContent reads a file that is not a manifest.
+func (ld *loading) readContent(name string) ([]byte, error) {
+	data, err := readBounded(ld.tree, name)
+	if ld.contents += int64(len(data)); err == nil && ld.contents > maxContents {
+		return nil, fmt.Errorf("the files of all Configs and profiles together are larger than %s", Bytes(maxContents))
+	}
+	return data, err
 }

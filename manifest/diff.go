@@ -202,6 +202,11 @@ func asText(v reflect.Value) (string, bool) {
 			return x.File + " " + shortDigest(x.Content), true
 		}
 		return "", true
+	case SeccompProfile:
+		if x.Type != SeccompLocalhost {
+			return string(x.Type), true
+		}
+		return string(x.Type) + " " + printable(x.LocalhostProfile) + " " + shortDigest(x.Content), true
 	case encoding.TextMarshaler:
 		b, err := x.MarshalText()
 		return string(b), err == nil

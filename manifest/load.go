@@ -74,6 +74,7 @@ type loading struct {
 	targets  []*target
 	configs  map[Name]*config
 	secrets  map[Name]*secret
+	profiles map[string]profile // by file
 	// contents bounds what is read besides YAML.
 	contents int64
 	// values is how many more may be decoded; see spend.
@@ -110,7 +111,7 @@ func (m nodeManifest) target() *target {
 func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
 	ld := &loading{
 		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache), later: laterFields(),
-		configs: make(map[Name]*config), secrets: make(map[Name]*secret),
+		configs: make(map[Name]*config), secrets: make(map[Name]*secret), profiles: make(map[string]profile),
 		origins: make(map[*yaml.Node]string), values: maxValues, hints: 2 * maxProblems,
 	}
 	all := files(ld.tree, l.Path, ld.problems)

@@ -165,14 +165,14 @@ func TestStorageKeepsEverything(t *testing.T) {
   mounts: [{path: /c, config: c, mode: "0600", onChange: restart}, {path: /t, tmpfs: 64Mi}]
   restartBackoff: {initial: 90s, max: 1h}
   resources: {limits: {cpu: 250m, memory: 64Mi, pids: 5}}
-  securityContext: {runAsUser: web, runAsGroup: 5}
+  securityContext: {runAsUser: web, runAsGroup: 5, seccompProfile: {type: Localhost, localhostProfile: p.json}}
 ---
 apiVersion: reconciler/v1
 kind: Config
 metadata: {name: c}
 data: {k: v}
 ---
-`) + container("db", "  image: a\n") + "---\n" + container("db2", "  capture: {paths: [/a, {from: /b, to: /c}]}\n")}, manifest.Node{Name: "n"})
+`) + container("db", "  image: a\n") + "---\n" + container("db2", "  capture: {paths: [/a, {from: /b, to: /c}]}\n"), "p.json": `{"defaultAction": "SCMP_ACT_ALLOW"}`}, manifest.Node{Name: "n"})
 	for _, w := range set.Workloads {
 		b, err := w.Encode()
 		if err != nil {

@@ -160,6 +160,8 @@ type Capabilities struct {
 type SeccompProfile struct {
 	// Type is RuntimeDefault, Unconfined or Localhost.
 	Type SeccompType `json:"type,omitempty"`
-	// LocalhostProfile is the file of a Localhost profile, in the repository.
+	// LocalhostProfile is the file of a Localhost profile in the repository: JSON as Docker and OCI have it.
 	LocalhostProfile string `json:"localhostProfile,omitempty"`
+	// Content is what LocalhostProfile held when it was loaded; it is not a field of the manifest.
+	Content []byte `json:"content,omitempty" manifest:"-"`
 }

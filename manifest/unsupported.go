@@ -43,7 +43,6 @@ func laterFields() []laterField {
 		{path: "strategy.progressDeadlineSeconds"},
 		{path: "strategy.rollback", except: []string{"false"}},
 		{path: "securityContext.privileged", except: []string{"false"}},
-		{path: "securityContext.seccompProfile.type", values: []string{string(SeccompLocalhost)}},
 	}
 }
 

@@ -183,7 +183,7 @@ func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *varia
 	if n := child(child(doc, "metadata"), "name"); n != nil {
 		v.position = d.position(n)
 	}
-	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree}
+	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree, profile: ld.profile}
 	if w.Kind != KindContainer && notYet(string(w.Kind)) {
 		d.report(Problem{Position: d.position(child(doc, "kind")), Field: "kind", Message: string(w.Kind) + " is " + notSupported})
 	}

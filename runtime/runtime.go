@@ -352,4 +352,6 @@ type Security struct {
 	CapAdd                   []string `json:"capAdd,omitempty"`  // without CAP_, or ALL
 	CapDrop                  []string `json:"capDrop,omitempty"` // without CAP_, or ALL; dropped before CapAdd is added
 	SeccompUnconfined        bool     `json:"seccompUnconfined,omitempty"`
+	// SeccompProfile is JSON as Docker and OCI write it, instead of the usual filter on system calls.
+	SeccompProfile []byte `json:"seccompProfile,omitempty"`
 }

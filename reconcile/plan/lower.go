@@ -50,9 +50,7 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	if out.Mounts, err = lowerMounts(w, s); err != nil {
 		return runtime.Spec{}, err
 	}
-	if out.Security, err = lowerSecurity(s.SecurityContext); err != nil {
-		return runtime.Spec{}, err
-	}
+	out.Security = lowerSecurity(s.SecurityContext)
 	return out, nil
 }
 
@@ -165,9 +163,9 @@ func lowerUser(u manifest.UserRef) (id *int64, name string) {
 	return nil, string(u)
 }
 
-func lowerSecurity(s *manifest.SecurityContext) (runtime.Security, error) {
+func lowerSecurity(s *manifest.SecurityContext) runtime.Security {
 	if s == nil {
-		return runtime.Security{}, nil
+		return runtime.Security{}
 	}
 	out := runtime.Security{
 		HostUsers:                s.HostUsers,
@@ -185,9 +183,9 @@ func lowerSecurity(s *manifest.SecurityContext) (runtime.Security, error) {
 		case manifest.SeccompUnconfined:
 			out.SeccompUnconfined = true
 		case "", manifest.SeccompRuntimeDefault:
-		default:
-			return runtime.Security{}, fmt.Errorf("spec.securityContext.seccompProfile.type: %s is not supported yet", p.Type)
+		case manifest.SeccompLocalhost:
+			out.SeccompProfile = p.Content
 		}
 	}
-	return out, nil
+	return out
 }

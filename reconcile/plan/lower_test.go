@@ -29,7 +29,10 @@ kind: Secret
 metadata: {name: s}
 spec: {fromDirectory: /etc/secrets/s}
 `
-	set, err := manifest.Load(fstest.MapFS{"app.yaml": {Data: []byte("apiVersion: reconciler/v1\nkind: Container\n" + manifests + more)}},
+	set, err := manifest.Load(fstest.MapFS{
+		"app.yaml":     {Data: []byte("apiVersion: reconciler/v1\nkind: Container\n" + manifests + more)},
+		"profile.json": {Data: []byte(`{"defaultAction": "SCMP_ACT_ALLOW"}`)},
+	},
 		manifest.Revision{Commit: "aa"}, manifest.Node{Name: "n1", Labels: map[string]string{"zone": "north"}})
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +70,10 @@ func TestLower(t *testing.T) {
 		{
 			"security", `{image: w:1, securityContext: {runAsUser: 0, runAsGroup: 5, supplementalGroups: [20], readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [CHOWN]}, seccompProfile: {type: Unconfined}}}`, "security",
 			`{"user":0,"group":5,"supplementalGroups":[20],"readOnlyRoot":true,"capAdd":["CHOWN"],"capDrop":["ALL"],"seccompUnconfined":true}`,
+		},
+		{
+			"seccomp profile of the repository", `{image: w:1, securityContext: {seccompProfile: {type: Localhost, localhostProfile: profile.json}}}`, "security",
+			`{"seccompProfile":"eyJkZWZhdWx0QWN0aW9uIjogIlNDTVBfQUNUX0FMTE9XIn0="}`,
 		},
 		{"names of users", `{image: w:1, securityContext: {runAsUser: web, runAsGroup: "5"}}`, "security", `{"userName":"web","group":5}`},
 		{"no security", `image: w:1`, "security", `{}`},

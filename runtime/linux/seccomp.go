@@ -1,12 +1,32 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
+
+// ociSeccomp is the filter on system calls of a container; nil where it has none.
+func ociSeccomp(in specInput, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
+	switch sec := in.Spec.Security; {
+	case sec.SeccompUnconfined:
+		return nil, nil
+	case len(sec.SeccompProfile) > 0:
+		filter, err := seccomp.LoadProfile(string(sec.SeccompProfile), spec)
+		if err == nil && filter == nil {
+			err = errors.New("it filters nothing")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("seccomp profile: %w", err)
+		}
+		return filter, nil
+	default:
+		return defaultSeccomp(in.Image.Platform.Architecture, in.Host.Kernel, spec.Process.Capabilities.Bounding)
+	}
+}
 
 // defaultSeccomp is Moby's default profile, taken as data and expanded as Moby does: rules that name architectures,
 // capabilities or a least kernel apply where these are met. Moby's own expansion adds the kernel's other architectures

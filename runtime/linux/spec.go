@@ -80,13 +80,8 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 			"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", groups),
 		}
 	}
-	if !in.Spec.Security.SeccompUnconfined {
-		spec.Linux.Seccomp, err = defaultSeccomp(in.Image.Platform.Architecture, in.Host.Kernel, process.Capabilities.Bounding)
-		if err != nil {
-			return nil, err
-		}
-	}
-	return spec, nil
+	spec.Linux.Seccomp, err = ociSeccomp(in, spec)
+	return spec, err
 }
 
 func ociNamespaces(in specInput) []specs.LinuxNamespace {

@@ -186,10 +186,10 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 		return err
 	}
 	setup, err := executableOf(pid)
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.lc.Exec()
 	}
-	if err = c.lc.Exec(); err != nil {
+	if err != nil {
 		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
 	}
 	awaitExec(pid, setup)

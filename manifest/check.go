@@ -178,12 +178,14 @@ func (c *checker) spec(s *Spec) {
 	c.resources(s)
 	c.mounts(s.Mounts, at("mounts"))
 	c.devices(s)
+	c.ulimits(s)
+	c.sysctls(s)
 	c.lifecycle(s)
 	c.initContainers(s)
 	c.restarts(s)
 	c.dependencies(s.DependsOn)
 	if s.SecurityContext != nil {
-		c.security(s.SecurityContext, at("securityContext"))
+		c.security(s, s.SecurityContext, at("securityContext"))
 	}
 	c.job(s)
 }

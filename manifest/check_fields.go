@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -15,7 +14,7 @@ func (c *checker) network(s *Spec) {
 	switch n := s.Network; {
 	case n == "", n == NetworkBridge, n == NetworkNone:
 	case n == NetworkHost:
-		if sc := s.SecurityContext; sc == nil || sc.HostUsers == nil || !*sc.HostUsers {
+		if sc := valueOf(s.SecurityContext); !valueOf(sc.HostUsers) && !valueOf(sc.Privileged) {
 			c.problem(at("network"), "host needs securityContext.hostUsers: true, since the server's network belongs to the server's users")
 		}
 	case strings.HasPrefix(string(n), NetworkContainer):
@@ -133,12 +132,6 @@ func (c *checker) resources(s *Spec) {
 		}
 	}
 	c.positive(at("shmSize"), s.ShmSize)
-	for name, n := range s.Ulimits {
-		if !slices.Contains(ulimits(), name) {
-			c.problem(at("ulimits", name), "want one of %s%s", strings.Join(ulimits(), ", "), c.d.didYouMean(name, ulimits()))
-		}
-		c.atLeast(at("ulimits", name), &n, 0)
-	}
 }
 
 func (c *checker) limits(l *Limits) {
@@ -166,13 +159,6 @@ func (c *checker) requests(r *Requests, l *Limits) {
 	}
 	if r.Memory != nil && l.Memory != nil && *r.Memory > *l.Memory {
 		c.problem(at("resources", "requests", "memory"), "%s is more than the limit of %s", r.Memory, l.Memory)
-	}
-}
-
-func ulimits() []string {
-	return []string{
-		"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-		"rttime", "sigpending", "stack",
 	}
 }
 
@@ -282,67 +268,5 @@ func (c *checker) mountOptions(m *Mount, p place) {
 	}
 	if m.OnChange != nil && m.OnChange.Signal != "" {
 		c.signal(p.to("onChange", "signal"), m.OnChange.Signal)
-	}
-}
-
-func (c *checker) devices(s *Spec) {
-	seen := make(map[string]int)
-	for i, d := range s.Devices {
-		switch clean := path.Clean(d.Path); {
-		case !c.absolute(at("devices", i, "path"), d.Path):
-		case !strings.HasPrefix(clean, "/dev/"):
-			c.problem(at("devices", i, "path"), "want a path below /dev, not %s", quote(d.Path))
-		default:
-			if before, ok := seen[clean]; ok {
-				c.problem(at("devices", i, "path"), "%s stands twice: also at %s", quote(clean), c.field(at("devices", before)))
-			}
-			seen[clean] = i
-		}
-		if strings.Trim(d.Permissions, "rwm") != "" {
-			c.problem(at("devices", i, "permissions"), "want letters of rwm, not %s", quote(d.Permissions))
-		}
-	}
-	for name := range s.Sysctls {
-		dotted := strings.ReplaceAll(name, "/", ".")
-		if !slices.ContainsFunc([]string{"net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."}, func(prefix string) bool {
-			return strings.HasPrefix(dotted, prefix)
-		}) || slices.Contains(strings.Split(dotted, "."), "") { // as in net/../kernel/panic
-			c.problem(at("sysctls", name), "is a parameter of the whole server: want one below net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.")
-		}
-	}
-}
-
-func (c *checker) security(sc *SecurityContext, p place) {
-	c.user(p.to("runAsUser"), sc.RunAsUser)
-	c.user(p.to("runAsGroup"), sc.RunAsGroup)
-	for i, id := range sc.SupplementalGroups {
-		c.id(p.to("supplementalGroups", i), id)
-	}
-	if sc.Capabilities != nil {
-		c.capabilities(p.to("capabilities", "drop"), sc.Capabilities.Drop)
-		c.capabilities(p.to("capabilities", "add"), sc.Capabilities.Add)
-	}
-	if sp := sc.SeccompProfile; sp != nil {
-		c.seccomp(p.to("seccompProfile"), sp)
-	}
-}
-
-// id wants a user or group id; the largest 32-bit number means "no id" to the kernel.
-func (c *checker) id(p place, n int64) {
-	if n < 0 || n >= 1<<32-1 {
-		c.problem(p, "want a number from 0 to %s, not %d", strconv.Itoa(1<<32-2), n)
-	}
-}
-
-// capabilities checks names and takes the prefix CAP_ off.
-func (c *checker) capabilities(p place, names []string) {
-	known := append([]string{"ALL"}, capabilities()...)
-	for i, name := range names {
-		short := strings.TrimPrefix(name, "CAP_")
-		if !slices.Contains(known, short) {
-			c.problem(p.to(i), "%s is no capability of Linux%s", quote(name), c.d.didYouMean(short, known))
-			continue
-		}
-		names[i] = short
 	}
 }

@@ -109,7 +109,7 @@ func (c *checker) initContainers(s *Spec) {
 		c.envFrom(ic.EnvFrom, p.to("envFrom"))
 		c.mounts(ic.Mounts, p.to("mounts"))
 		if ic.SecurityContext != nil {
-			c.security(ic.SecurityContext, p.to("securityContext"))
+			c.security(s, ic.SecurityContext, p.to("securityContext"))
 		}
 	}
 }

@@ -53,6 +53,10 @@ func Defaulted(s Spec) Spec {
 	for i := range s.DependsOn {
 		orDefault(&s.DependsOn[i].Condition, ConditionStarted)
 	}
+	s.Devices = slices.Clone(s.Devices)
+	for i := range s.Devices {
+		orDefault(&s.Devices[i].Permissions, "rw")
+	}
 	s.Ports = slices.Clone(s.Ports)
 	for i := range s.Ports {
 		orDefault(&s.Ports[i].Protocol, ProtocolTCP)
@@ -63,9 +67,12 @@ func Defaulted(s Spec) Spec {
 func defaultedSecurity(given *SecurityContext) *SecurityContext {
 	sc := valueOf(given)
 	sc.ReadOnlyRootFilesystem = orPointer(sc.ReadOnlyRootFilesystem, false)
-	sc.AllowPrivilegeEscalation = orPointer(sc.AllowPrivilegeEscalation, false)
 	sc.Privileged = orPointer(sc.Privileged, false)
+	sc.AllowPrivilegeEscalation = orPointer(sc.AllowPrivilegeEscalation, *sc.Privileged)
 	profile := valueOf(sc.SeccompProfile)
+	if *sc.Privileged {
+		orDefault(&profile.Type, SeccompUnconfined)
+	}
 	orDefault(&profile.Type, SeccompRuntimeDefault)
 	sc.SeccompProfile = &profile
 	caps := valueOf(sc.Capabilities)

@@ -45,13 +45,14 @@ type Spec struct {
 
 	// Mounts are files and directories besides the image's.
 	Mounts []Mount `json:"mounts,omitempty"`
-	// Devices are device nodes of the server.
+	// Devices are device nodes of the server, below --allow-device.
 	Devices []Device `json:"devices,omitempty"`
 	// ShmSize is the size of /dev/shm.
 	ShmSize *Bytes `json:"shmSize,omitempty"`
-	// Ulimits are resource limits of each process, such as nofile.
+	// Ulimits are resource limits of each process by name, such as nofile; -1 is no limit.
 	Ulimits map[string]int64 `json:"ulimits,omitempty"`
-	// Sysctls are kernel parameters of the container's own namespaces.
+	// Sysctls are kernel parameters of the container's own namespaces: kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and
+	// net.*, the last with a network of its own only.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 
 	// StartupProbe holds back the other probes until it succeeded once.

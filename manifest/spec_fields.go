@@ -119,9 +119,9 @@ const (
 
 // Device is a device node of the server.
 type Device struct {
-	// Path is the device on the server and inside.
+	// Path is the device on the server and inside, below /dev.
 	Path string `json:"path,omitempty"`
-	// Permissions are r, w and m for read, write and mknod.
+	// Permissions are r, w and m for read, write and mknod; rw where absent.
 	Permissions string `json:"permissions,omitempty"`
 }
 
@@ -140,7 +140,8 @@ type SecurityContext struct {
 	ReadOnlyRootFilesystem *bool `json:"readOnlyRootFilesystem,omitempty"`
 	// AllowPrivilegeEscalation lets a program gain rights by setuid or file capabilities.
 	AllowPrivilegeEscalation *bool `json:"allowPrivilegeEscalation,omitempty"`
-	// Privileged lifts nearly every restriction.
+	// Privileged lifts nearly every restriction: the server's user ids, all capabilities but those dropped, all devices, no
+	// filter on system calls. Needs --allow-privileged.
 	Privileged *bool `json:"privileged,omitempty"`
 	// Capabilities changes the usual small set.
 	Capabilities *Capabilities `json:"capabilities,omitempty"`

@@ -29,9 +29,6 @@ func laterFields() []laterField {
 		{path: "resources.limits.ingress"},
 		{path: "resources.limits.egress"},
 		{path: "mounts[].onChange", except: []string{OnChangeRestart}},
-		{path: "devices"},
-		{path: "ulimits"},
-		{path: "sysctls"},
 		{path: "startupProbe"},
 		{path: "readinessProbe"},
 		{path: "livenessProbe"},
@@ -42,7 +39,6 @@ func laterFields() []laterField {
 		{path: "strategy.minReadySeconds"},
 		{path: "strategy.progressDeadlineSeconds"},
 		{path: "strategy.rollback", except: []string{"false"}},
-		{path: "securityContext.privileged", except: []string{"false"}},
 	}
 }
 

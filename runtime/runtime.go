@@ -189,6 +189,12 @@ type Spec struct {
 	Logs    Logs      `json:"logs"`
 	Mounts  []Mount   `json:"mounts,omitempty"`
 	ShmSize int64     `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+	Devices []Device  `json:"devices,omitempty"`
+	// Ulimits are resource limits of each process, soft and hard alike, by the names of docker and compose (nofile); -1: none.
+	// What this server does not allow to raise is lowered, with a warning.
+	Ulimits map[string]int64 `json:"ulimits,omitempty"`
+	// Sysctls are kernel parameters of the container's own namespaces, by their names with dots.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
 
 	StopSignal string        `json:"stopSignal,omitempty"` // such as SIGTERM; empty: the image's, else SIGTERM
 	StopGrace  time.Duration `json:"stopGrace"`
@@ -337,16 +343,25 @@ type Tmpfs struct {
 	Size int64 `json:"size"` // bytes
 }
 
+// Device is a device of this server that a container may use.
+type Device struct {
+	Path        string `json:"path"`        // of the node, here and inside
+	Permissions string `json:"permissions"` // letters of rwm: read, write, mknod
+}
+
 // Security is who a container's processes are and what they may do.
 type Security struct {
 	// HostUsers says that the container has the server's user ids (true), must have a range of its own (false), or has
 	// one where this server can do that (nil).
-	HostUsers                *bool    `json:"hostUsers,omitempty"`
-	User                     *int64   `json:"user,omitempty"`      // nil: UserName
-	UserName                 string   `json:"userName,omitempty"`  // of the image's /etc/passwd; empty: the image's user
-	Group                    *int64   `json:"group,omitempty"`     // nil: GroupName
-	GroupName                string   `json:"groupName,omitempty"` // of the image's /etc/group; empty: the user's, or the image's
-	SupplementalGroups       []int64  `json:"supplementalGroups,omitempty"`
+	HostUsers          *bool   `json:"hostUsers,omitempty"`
+	User               *int64  `json:"user,omitempty"`      // nil: UserName
+	UserName           string  `json:"userName,omitempty"`  // of the image's /etc/passwd; empty: the image's user
+	Group              *int64  `json:"group,omitempty"`     // nil: GroupName
+	GroupName          string  `json:"groupName,omitempty"` // of the image's /etc/group; empty: the user's, or the image's
+	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
+	// Privileged gives the server's user ids, all capabilities that this server can give but those dropped, and every device; and
+	// takes away what hides or protects the kernel's files. Filters are not touched by it: see SeccompUnconfined.
+	Privileged               bool     `json:"privileged,omitempty"`
 	ReadOnlyRoot             bool     `json:"readOnlyRoot,omitempty"`
 	AllowPrivilegeEscalation bool     `json:"allowPrivilegeEscalation,omitempty"`
 	CapAdd                   []string `json:"capAdd,omitempty"`  // without CAP_, or ALL

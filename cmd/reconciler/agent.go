@@ -139,6 +139,7 @@ func (a *app) policy() (plan.Policy, error) {
 	}
 	return plan.Policy{
 		MaxRemove: share, AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
+		AllowDevice: a.set.allowDevice, AllowPrivileged: a.set.allowPrivileged,
 	}, nil
 }
 

@@ -43,6 +43,7 @@ func (a *app) runtimeConfig(log *slog.Logger) (linux.Config, error) {
 		BridgeCIDR: cidr,
 		StateDir:   a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(),
 		AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
+		AllowDevice: a.set.allowDevice, AllowPrivileged: a.set.allowPrivileged,
 		AuthFile: a.set.registryAuth, CAFile: a.set.registryCA, Mirrors: mirrors, Logger: log,
 	}, nil
 }

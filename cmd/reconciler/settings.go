@@ -29,6 +29,8 @@ type settings struct {
 	maxRemove, maxUnavailable   string
 	allowCapture, allowHostPath []string
 	allowSecretPath             []string
+	allowDevice                 []string
+	allowPrivileged             bool
 	listen, listenTokenFile     string
 	bridgeCIDR                  string
 }
@@ -79,6 +81,8 @@ func (s *settings) addAllow(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.allowCapture, "allow-capture", nil, "path `PREFIX` below which containers may be captured from this server's files (may be repeated)")
 	f.StringSliceVar(&s.allowHostPath, "allow-host-path", nil, "path `PREFIX` below which hostPath mounts are allowed (may be repeated)")
 	f.StringSliceVar(&s.allowSecretPath, "allow-secret-path", nil, "path `PREFIX` below which Secrets may be read (may be repeated)")
+	f.StringSliceVar(&s.allowDevice, "allow-device", nil, "`PATH` of a device, or of a directory of devices, that containers may use (may be repeated)")
+	f.BoolVar(&s.allowPrivileged, "allow-privileged", false, "allow privileged containers, which are root on this server")
 }
 
 // addLoop adds the flags of the loop itself, for agent and sync.

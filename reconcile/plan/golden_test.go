@@ -70,6 +70,7 @@ type flight struct {
 type policy struct {
 	MaxRemove                              int `yaml:"maxRemove"`
 	AllowCapture, AllowHostPath, AllowSecr []string
+	AllowDevice                            []string
 }
 
 func TestComputeGolden(t *testing.T) {
@@ -165,7 +166,7 @@ func readInput(t *testing.T, a *txtar.Archive) plan.Input {
 		in.Desired = manifest.Set{Revision: manifest.Revision{Commit: commit("desired"), Allow: g.Allow}, Node: manifest.Node{Name: g.Node}, NodeKnown: !g.NodeUnsure}
 	}
 	if g.Policy != nil {
-		in.Policy = plan.Policy{MaxRemove: g.Policy.MaxRemove, AllowCapture: g.Policy.AllowCapture, AllowHostPath: g.Policy.AllowHostPath, AllowSecretPath: g.Policy.AllowSecr}
+		in.Policy = plan.Policy{MaxRemove: g.Policy.MaxRemove, AllowCapture: g.Policy.AllowCapture, AllowHostPath: g.Policy.AllowHostPath, AllowSecretPath: g.Policy.AllowSecr, AllowDevice: g.Policy.AllowDevice}
 	}
 	for _, set := range g.Approved {
 		in.Approved[commit(set)] = true

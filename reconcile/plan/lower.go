@@ -44,6 +44,7 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	}
 	lowerRoot(&out, s)
 	lowerLimits(&out, s)
+	lowerDevices(&out, s)
 	if out.Network, err = lowerNetwork(s.Network); err != nil {
 		return runtime.Spec{}, err
 	}
@@ -92,6 +93,13 @@ func lowerLimits(out *runtime.Spec, s manifest.Spec) {
 	if s.Logs != nil {
 		out.Logs = runtime.Logs{MaxSize: int64(value(s.Logs.MaxSize)), MaxFiles: int(value(s.Logs.MaxFiles))}
 	}
+}
+
+func lowerDevices(out *runtime.Spec, s manifest.Spec) {
+	for _, d := range s.Devices {
+		out.Devices = append(out.Devices, runtime.Device{Path: d.Path, Permissions: d.Permissions})
+	}
+	out.Ulimits, out.Sysctls = s.Ulimits, s.Sysctls
 }
 
 func lowerNetwork(n manifest.Network) (runtime.Network, error) {
@@ -170,6 +178,7 @@ func lowerSecurity(s *manifest.SecurityContext) runtime.Security {
 	out := runtime.Security{
 		HostUsers:                s.HostUsers,
 		SupplementalGroups:       s.SupplementalGroups,
+		Privileged:               value(s.Privileged),
 		ReadOnlyRoot:             value(s.ReadOnlyRootFilesystem),
 		AllowPrivilegeEscalation: value(s.AllowPrivilegeEscalation),
 	}

@@ -75,6 +75,10 @@ func TestLower(t *testing.T) {
 			"seccomp profile of the repository", `{image: w:1, securityContext: {seccompProfile: {type: Localhost, localhostProfile: profile.json}}}`, "security",
 			`{"seccompProfile":"eyJkZWZhdWx0QWN0aW9uIjogIlNDTVBfQUNUX0FMTE9XIn0="}`,
 		},
+		{"devices", `{image: w:1, devices: [{path: /dev/fuse}, {path: /dev/kvm, permissions: r}]}`, "devices", `[{"path":"/dev/fuse","permissions":"rw"},{"path":"/dev/kvm","permissions":"r"}]`},
+		{"ulimits", `{image: w:1, ulimits: {nofile: 4096, memlock: -1}}`, "ulimits", `{"nofile":4096,"memlock":-1}`},
+		{"sysctls", `{image: w:1, sysctls: {net/core/somaxconn: 1024}}`, "sysctls", `{"net.core.somaxconn":"1024"}`},
+		{"privileged", `{image: w:1, securityContext: {privileged: true}}`, "security", `{"privileged":true,"allowPrivilegeEscalation":true,"seccompUnconfined":true}`},
 		{"names of users", `{image: w:1, securityContext: {runAsUser: web, runAsGroup: "5"}}`, "security", `{"userName":"web","group":5}`},
 		{"no security", `image: w:1`, "security", `{}`},
 		{

@@ -60,6 +60,11 @@ func notAllowed(w manifest.Workload, p Policy) string {
 			return denied("uses Secret "+name+" from "+dir, "--allow-secret-path "+dir)
 		}
 	}
+	for _, d := range w.Spec.Devices {
+		if !below(p.AllowDevice, d.Path) {
+			return denied("uses the device "+d.Path, "--allow-device "+d.Path)
+		}
+	}
 	if c := w.Spec.SecurityContext; c != nil && value(c.Privileged) && !p.AllowPrivileged {
 		return denied("is privileged", "--allow-privileged")
 	}

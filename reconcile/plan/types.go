@@ -62,6 +62,7 @@ type Policy struct {
 	AllowCapture    []string // path prefixes
 	AllowHostPath   []string // path prefixes
 	AllowSecretPath []string // path prefixes
+	AllowDevice     []string // paths, or path prefixes
 	AllowPrivileged bool
 }
 

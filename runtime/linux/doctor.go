@@ -227,7 +227,7 @@ func checkAppArmor() Check {
 func checkResourceCapability() Check {
 	c := Check{
 		Name: "CAP_SYS_RESOURCE", Detail: "there",
-		Remedy: "let the agent run with it; without, limits that raise rlimits are left out with a warning",
+		Remedy: "let the agent run with it; without, ulimits that are higher than its own are lowered, with a warning",
 	}
 	h, err := readHost()
 	switch {

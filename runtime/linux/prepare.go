@@ -40,6 +40,9 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 			return runtime.Prepared{}, failure(op, "", spec.Name, err)
 		}
 	}
+	if err = r.checkPrivileges(spec); err != nil {
+		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+	}
 	if err = r.checkIDs(spec); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}

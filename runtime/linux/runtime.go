@@ -32,6 +32,10 @@ type Config struct {
 	// AllowHostPath and AllowSecretPath are the directories below which host paths may be mounted and secrets read.
 	// AllowCapture are the paths below which files may be captured. Empty: nowhere.
 	AllowHostPath, AllowSecretPath, AllowCapture []string
+	// AllowDevice are devices, or directories of devices, that containers may use. AllowPrivileged lets containers be
+	// confined by nothing. Empty and false: neither.
+	AllowDevice     []string
+	AllowPrivileged bool
 	// AuthFile, CAFile and Mirrors are those of image.Options.
 	AuthFile, CAFile string
 	Mirrors          map[string]string
@@ -93,7 +97,7 @@ func Open(cfg Config) (*Runtime, error) {
 	}
 	r.roots, err = rootfs.Open(rootfs.Options{
 		StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir,
-		AllowHostPath: r.cfg.AllowHostPath, AllowSecretPath: r.cfg.AllowSecretPath,
+		AllowHostPath: r.cfg.AllowHostPath, AllowSecretPath: r.cfg.AllowSecretPath, AllowDevice: r.cfg.AllowDevice,
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 
@@ -15,17 +16,18 @@ import (
 
 // specInput is everything that an OCI spec is made of: ociSpec reads nothing else, so that it can be tested by example.
 type specInput struct {
-	ID       runtime.ID
-	Instance string
-	Spec     runtime.Spec
-	Image    image.Image
-	User     image.User
-	Root     rootfs.Root
-	Files    ownFiles
-	Init     string // the init binary on this server; empty without init
-	Host     host
-	FirstID  uint32 // of the container's own user ids; 0: it has the server's
-	Joined   int    // the process whose network and users the container has; 0: none
+	ID         runtime.ID
+	Instance   string
+	Spec       runtime.Spec
+	Image      image.Image
+	User       image.User
+	Root       rootfs.Root
+	Files      ownFiles
+	Init       string // the init binary on this server; empty without init
+	Host       host
+	FirstID    uint32          // of the container's own user ids; 0: it has the server's
+	AllDevices []rootfs.Device // of this server, for a privileged container
+	Joined     int             // the process whose network and users the container has; 0: none
 }
 
 // ownFiles are files on this server that every container gets. Empty ones are left out.
@@ -69,19 +71,28 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 		// libcontainer leaves the tmpfs writable that holds the hierarchies, which are read-only themselves.
 		spec.Linux.ReadonlyPaths = append(spec.Linux.ReadonlyPaths, "/sys/fs/cgroup")
 	}
+	spec.Linux.Sysctl = ociSysctls(in)
+	giveDevices(spec, in)
+	if in.Spec.Security.Privileged {
+		unconfine(spec)
+	}
+	spec.Linux.Seccomp, err = ociSeccomp(in, spec)
+	return spec, err
+}
+
+func ociSysctls(in specInput) map[string]string {
+	sysctls := map[string]string{}
 	if in.Spec.Network != runtime.NetworkHost && in.Joined == 0 {
 		// As Docker does: who has a network namespace of its own needs no privilege for low ports and ping in it.
 		groups := int64(math.MaxInt32)
 		if in.FirstID != 0 {
 			groups = idrange.Size - 1 // the kernel takes no others than those that there are inside
 		}
-		spec.Linux.Sysctl = map[string]string{
-			"net.ipv4.ip_unprivileged_port_start": "0",
-			"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", groups),
-		}
+		sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
+		sysctls["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", groups)
 	}
-	spec.Linux.Seccomp, err = ociSeccomp(in, spec)
-	return spec, err
+	maps.Copy(sysctls, in.Spec.Sysctls)
+	return sysctls
 }
 
 func ociNamespaces(in specInput) []specs.LinuxNamespace {

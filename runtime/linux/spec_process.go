@@ -34,7 +34,19 @@ func ociProcess(in specInput) (*specs.Process, error) {
 		Capabilities:    caps,
 		NoNewPrivileges: !in.Spec.Security.AllowPrivilegeEscalation,
 		OOMScoreAdj:     new(oomScoreAdj),
+		Rlimits:         rlimits(in.Spec.Ulimits),
 	}, nil
+}
+
+// rlimits are the resource limits, by name so that the same spec makes the same file.
+func rlimits(ulimits map[string]int64) []specs.POSIXRlimit {
+	var out []specs.POSIXRlimit
+	for _, name := range slices.Sorted(maps.Keys(ulimits)) {
+		// -1 is the kernel's RLIM_INFINITY too.
+		n := uint64(ulimits[name])
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: n, Hard: n})
+	}
+	return out
 }
 
 var errNoCommand = errors.New("the image has no ENTRYPOINT and no CMD, and the spec no command")
@@ -160,13 +172,18 @@ func defaultCapabilities() []string {
 	}
 }
 
-// capabilities are the default ones less what is dropped, and then what is added. have are those that this server can
+// capabilities are the default ones, or all of them, less what is dropped, and then what is added. have are those that this server can
 // give. An ordinary user keeps none but those the spec adds by name: without that an added one would be of no effect,
 // since no_new_privs disarms the file capabilities that would bring it back (Podman does the same).
 func capabilities(sec runtime.Security, uid int, have []string) (*specs.LinuxCapabilities, error) {
 	bounding := map[string]bool{}
 	for _, c := range defaultCapabilities() {
 		bounding[c] = slices.Contains(have, c)
+	}
+	if sec.Privileged {
+		for _, c := range have {
+			bounding[c] = true
+		}
 	}
 	for _, c := range sec.CapDrop {
 		if strings.EqualFold(c, "ALL") {

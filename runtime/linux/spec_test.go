@@ -70,6 +70,18 @@ func TestSpecGoldens(t *testing.T) {
 				User: &uid, SupplementalGroups: []int64{20, 10}, ReadOnlyRoot: true,
 				CapDrop: []string{"ALL"}, CapAdd: []string{"NET_BIND_SERVICE"},
 			}
+			in.Root.Devices = []rootfs.Device{{Path: "/dev/snd/timer", Source: "/b/devices/0", Type: "c", Major: 116, Minor: 33, Permissions: "rw"}}
+			in.Spec.Ulimits = map[string]int64{"nofile": 4096, "memlock": -1}
+			in.Spec.Sysctls = map[string]string{"net.core.somaxconn": "1024", "net.ipv4.ip_unprivileged_port_start": "1024"}
+		},
+		"privileged": func(in *specInput) {
+			in.Host.CgroupV1 = true
+			in.Spec.Security = runtime.Security{Privileged: true, AllowPrivilegeEscalation: true, SeccompUnconfined: true, CapDrop: []string{"NET_RAW"}}
+			in.Root.Devices = []rootfs.Device{{Path: "/dev/fuse", Source: "/b/devices/0", Type: "c", Major: 10, Minor: 229, Permissions: "r"}}
+			in.AllDevices = []rootfs.Device{
+				{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, Mode: 0o600},
+				{Path: "/dev/vda", Type: "b", Major: 254, Mode: 0o660, GID: 6},
+			}
 		},
 		"host network": func(in *specInput) {
 			in.Spec.Network = runtime.NetworkHost

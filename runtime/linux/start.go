@@ -3,6 +3,7 @@ package linux
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -121,7 +122,10 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net conne
 	if err != nil {
 		return rootfs.Root{}, err
 	}
-	req := rootfs.Request{Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Users: users, FirstID: now.FirstID, Disk: e.Spec.Limits.Disk}
+	req := rootfs.Request{
+		Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Devices: e.Spec.Devices, Users: users,
+		FirstID: now.FirstID, Disk: e.Spec.Limits.Disk,
+	}
 	root, err := r.roots.Setup(ctx, e.ID, req)
 	why, notMappable := errors.AsType[*rootfs.NotMappableError](err)
 	switch {
@@ -147,6 +151,11 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net co
 	}
 	in := specInput{
 		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: firstID, Joined: net.joined,
+	}
+	if e.Spec.Security.Privileged {
+		if in.AllDevices, err = rootfs.HostDevices(); err != nil {
+			return fmt.Errorf("find the devices of this server: %w", err)
+		}
 	}
 	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, net, firstID); err != nil {
 		return err

@@ -28,6 +28,9 @@ func (r *Runtime) leaseIDs(e entry, net connection) (uint32, error) {
 // mayOwnIDs says whether a container is to have user ids of its own, if this server can do that. A user namespace has no
 // power over the server's network, so that what joins that has the server's users too.
 func mayOwnIDs(spec runtime.Spec) bool {
+	if spec.Security.Privileged {
+		return false
+	}
 	if spec.Security.HostUsers != nil {
 		return !*spec.Security.HostUsers
 	}

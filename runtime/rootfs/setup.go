@@ -16,6 +16,8 @@ type Request struct {
 	Owner  runtime.Name
 	Layers []string // directories, the top one first
 	Mounts []runtime.Mount
+	// Devices are made anew for the container, owned as on this server.
+	Devices []runtime.Device
 	// Users tells which other containers mount a volume now.
 	Users VolumeUsers
 	// FirstID is the first of the range of this server's user and group ids that are the container's 0 to 65535, of an
@@ -31,7 +33,8 @@ type Root struct {
 	Path   string // of the mounted overlay
 	Bundle string // a directory in memory, for root alone, that goes at Teardown
 	// Mounts are those of the request, parents before what is mounted below them.
-	Mounts []Mounted
+	Mounts  []Mounted
+	Devices []Device
 }
 
 // Mounted is a mount of the request with its source found, to be mounted when the container starts.
@@ -101,6 +104,9 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 		upper = disk
 	}
 	if err := mountMapped(req.Layers, upper, root, ids); err != nil {
+		return Root{}, err
+	}
+	if err := s.makeDevices(&root, req.Devices, ids); err != nil {
 		return Root{}, err
 	}
 	for i, m := range mounts {

@@ -18,6 +18,8 @@ type Options struct {
 	StateDir, RunDir string // absolute
 	// AllowHostPath and AllowSecretPath are the directories below which host paths and secrets may be. Empty: nowhere.
 	AllowHostPath, AllowSecretPath []string
+	// AllowDevice are devices, or directories of devices, that containers may use. Empty: none.
+	AllowDevice []string
 }
 
 // Store makes root file systems. Its methods may be called concurrently, for different containers; calls for the same

@@ -31,8 +31,8 @@ func degrade(spec *specs.Spec) []string {
 	}
 	may := func(c capability.Cap) bool { return err == nil && have.Get(capability.EFFECTIVE, c) }
 	if p := spec.Process; p != nil {
+		warnings = append(warnings, lowerRlimits(p, may(capability.CAP_SYS_RESOURCE))...)
 		if !may(capability.CAP_SYS_RESOURCE) {
-			warnings = append(warnings, lowerRlimits(p)...)
 			warnings = append(warnings, raiseOOMScore(p)...)
 		}
 		if p.Capabilities != nil && err == nil {
@@ -42,23 +42,50 @@ func degrade(spec *specs.Spec) []string {
 	return warnings
 }
 
-// lowerRlimits keeps limits below our own hard ones, which nobody without CAP_SYS_RESOURCE can raise.
-func lowerRlimits(p *specs.Process) (warnings []string) {
+// lowerRlimits keeps limits below our own hard ones, which nobody without CAP_SYS_RESOURCE can raise, and that of open files
+// below the kernel's own, which nobody can.
+func lowerRlimits(p *specs.Process, mayRaise bool) (warnings []string) {
 	for i, r := range p.Rlimits {
 		num, ok := rlimitNumber(r.Type)
 		if !ok {
 			continue // specconv or newProcess says so
 		}
+		most := uint64(unix.RLIM_INFINITY)
 		var own unix.Rlimit
-		if err := unix.Getrlimit(num, &own); err != nil || r.Hard <= own.Max {
+		if err := unix.Getrlimit(num, &own); err == nil && !mayRaise {
+			most = own.Max
+		}
+		if num == unix.RLIMIT_NOFILE {
+			most = min(most, mostFiles())
+		}
+		if r.Hard <= most {
 			continue
 		}
-		p.Rlimits[i].Hard = own.Max
-		p.Rlimits[i].Soft = min(r.Soft, own.Max)
-		warnings = append(warnings, fmt.Sprintf("limit %s of %d is lowered to %d: this server does not allow to raise it",
-			r.Type, r.Hard, own.Max))
+		p.Rlimits[i].Hard, p.Rlimits[i].Soft = most, min(r.Soft, most)
+		warnings = append(warnings, fmt.Sprintf("ulimit %s of %s is lowered to %d: this server does not allow to raise it",
+			strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_")), limitText(r.Hard), most))
 	}
 	return warnings
+}
+
+// mostFiles is what the kernel allows one process to have open at most.
+func mostFiles() uint64 {
+	data, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return unix.RLIM_INFINITY
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return unix.RLIM_INFINITY
+	}
+	return n
+}
+
+func limitText(n uint64) string {
+	if n == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 func raiseOOMScore(p *specs.Process) []string {

@@ -298,8 +298,22 @@ func startError(req StartRequest, err error) error {
 	if errors.Is(err, fs.ErrNotExist) && strings.Contains(msg, "config.json") {
 		e.Permanent = true
 	}
+	if strings.HasPrefix(msg, "open sysctl ") || strings.HasPrefix(msg, "failed to write sysctl ") {
+		e.Permanent, e.Hint = true, sysctlHint(msg)
+	}
 	e.Err = &remoteError{text: msg, is: err}
 	return e
+}
+
+// sysctlHint says what to do about a kernel parameter that could not be set: the text is all that is left of the error.
+func sysctlHint(msg string) string {
+	switch {
+	case strings.HasSuffix(msg, unix.EACCES.Error()), strings.HasSuffix(msg, unix.EPERM.Error()):
+		return "this kernel lets nobody set it who has user ids of its own: say `hostUsers: true`, or leave it out"
+	case strings.HasSuffix(msg, unix.ENOENT.Error()):
+		return "this kernel has no such parameter in a namespace of a container's own: leave it out"
+	}
+	return "the kernel does not take this value"
 }
 
 // execError says that a command cannot be executed.

@@ -105,6 +105,9 @@ func (c *checker) security(s *Spec, sc *SecurityContext, p place) {
 	if sp := sc.SeccompProfile; sp != nil {
 		c.seccomp(p.to("seccompProfile"), sp)
 	}
+	if ap := sc.AppArmorProfile; ap != nil {
+		c.appArmor(p.to("appArmorProfile"), *ap)
+	}
 }
 
 // privileged refuses what a container cannot be that is confined by nothing.
@@ -115,7 +118,8 @@ func (c *checker) privileged(s *Spec, sc *SecurityContext, p place) {
 	}{
 		{"hostUsers", sc.HostUsers != nil && !*sc.HostUsers},
 		{"allowPrivilegeEscalation", sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation},
-		{"seccompProfile", sc.SeccompProfile != nil && sc.SeccompProfile.Type != SeccompUnconfined},
+		{"appArmorProfile", sc.AppArmorProfile != nil && sc.AppArmorProfile.Type != ProfileUnconfined},
+		{"seccompProfile", sc.SeccompProfile != nil && sc.SeccompProfile.Type != ProfileUnconfined},
 	} {
 		if o.clashes {
 			c.problem(p.to(o.name), "does not go with privileged: true, which lifts it")
@@ -123,6 +127,20 @@ func (c *checker) privileged(s *Spec, sc *SecurityContext, p place) {
 	}
 	if strings.HasPrefix(string(s.Network), NetworkContainer) {
 		c.problem(p.to("privileged"), "does not go with network: %s, whose user ids it would have", printable(string(s.Network)))
+	}
+}
+
+func (c *checker) appArmor(p place, ap AppArmorProfile) {
+	name := p.to("localhostProfile")
+	switch {
+	case ap.Type == "" && !c.has(p.to("type")):
+		c.problem(p.to("type"), "is missing: want one of %s", strings.Join(ap.Type.words(), ", "))
+	case ap.Type != ProfileLocalhost && ap.LocalhostProfile != "":
+		c.problem(name, "goes with type Localhost only")
+	case ap.Type == ProfileLocalhost && ap.LocalhostProfile == "":
+		c.problem(name, "is missing: want the name of a profile that is loaded on the server")
+	case len(ap.LocalhostProfile) > 255 || strings.ContainsFunc(ap.LocalhostProfile, func(r rune) bool { return r <= ' ' || r > '~' }):
+		c.problem(name, "want the name of a profile without spaces, not %s", quote(ap.LocalhostProfile))
 	}
 }
 

@@ -70,11 +70,14 @@ func defaultedSecurity(given *SecurityContext) *SecurityContext {
 	sc.Privileged = orPointer(sc.Privileged, false)
 	sc.AllowPrivilegeEscalation = orPointer(sc.AllowPrivilegeEscalation, *sc.Privileged)
 	profile := valueOf(sc.SeccompProfile)
+	appArmor := valueOf(sc.AppArmorProfile)
+	usual := ProfileRuntimeDefault
 	if *sc.Privileged {
-		orDefault(&profile.Type, SeccompUnconfined)
+		usual = ProfileUnconfined
 	}
-	orDefault(&profile.Type, SeccompRuntimeDefault)
-	sc.SeccompProfile = &profile
+	orDefault(&profile.Type, usual)
+	orDefault(&appArmor.Type, usual)
+	sc.SeccompProfile, sc.AppArmorProfile = &profile, &appArmor
 	caps := valueOf(sc.Capabilities)
 	sc.Capabilities = &caps
 	return &sc

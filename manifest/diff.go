@@ -203,7 +203,7 @@ func asText(v reflect.Value) (string, bool) {
 		}
 		return "", true
 	case SeccompProfile:
-		if x.Type != SeccompLocalhost {
+		if x.Type != ProfileLocalhost {
 			return string(x.Type), true
 		}
 		return string(x.Type) + " " + printable(x.LocalhostProfile) + " " + shortDigest(x.Content), true

@@ -20,7 +20,7 @@ func (c *checker) seccomp(p place, sp *SeccompProfile) {
 	switch {
 	case sp.Type == "" && !c.has(p.to("type")):
 		c.problem(p.to("type"), "is missing: want one of %s", strings.Join(sp.Type.words(), ", "))
-	case sp.Type == SeccompLocalhost:
+	case sp.Type == ProfileLocalhost:
 		full, ok := c.repositoryFile(file, sp.LocalhostProfile, false)
 		if !ok {
 			return

@@ -147,6 +147,8 @@ type SecurityContext struct {
 	Capabilities *Capabilities `json:"capabilities,omitempty"`
 	// SeccompProfile is the filter on system calls.
 	SeccompProfile *SeccompProfile `json:"seccompProfile,omitempty"`
+	// AppArmorProfile is the AppArmor profile, on servers that have AppArmor.
+	AppArmorProfile *AppArmorProfile `json:"appArmorProfile,omitempty"`
 }
 
 // Capabilities changes the usual small set; Drop goes first. Names are without CAP_ after Load, or ALL.
@@ -160,9 +162,17 @@ type Capabilities struct {
 // SeccompProfile is a filter on system calls.
 type SeccompProfile struct {
 	// Type is RuntimeDefault, Unconfined or Localhost.
-	Type SeccompType `json:"type,omitempty"`
+	Type ProfileType `json:"type,omitempty"`
 	// LocalhostProfile is the file of a Localhost profile in the repository: JSON as Docker and OCI have it.
 	LocalhostProfile string `json:"localhostProfile,omitempty"`
 	// Content is what LocalhostProfile held when it was loaded; it is not a field of the manifest.
 	Content []byte `json:"content,omitempty" manifest:"-"`
+}
+
+// AppArmorProfile is an AppArmor profile.
+type AppArmorProfile struct {
+	// Type is RuntimeDefault, which is nothing where the server has no AppArmor, Unconfined, or Localhost.
+	Type ProfileType `json:"type,omitempty"`
+	// LocalhostProfile is the name of a Localhost profile that is loaded on the server.
+	LocalhostProfile string `json:"localhostProfile,omitempty"`
 }

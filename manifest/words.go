@@ -67,18 +67,18 @@ func (StrategyType) words() []string {
 	return []string{string(StrategyStartFirst), string(StrategyRecreate)}
 }
 
-// SeccompType says where a filter on system calls comes from.
-type SeccompType string
+// ProfileType says where a filter on system calls or an AppArmor profile comes from.
+type ProfileType string
 
-// The types of filter.
+// The types of profile.
 const (
-	SeccompRuntimeDefault SeccompType = "RuntimeDefault"
-	SeccompUnconfined     SeccompType = "Unconfined"
-	SeccompLocalhost      SeccompType = "Localhost"
+	ProfileRuntimeDefault ProfileType = "RuntimeDefault"
+	ProfileUnconfined     ProfileType = "Unconfined"
+	ProfileLocalhost      ProfileType = "Localhost"
 )
 
-func (SeccompType) words() []string {
-	return []string{string(SeccompRuntimeDefault), string(SeccompUnconfined), string(SeccompLocalhost)}
+func (ProfileType) words() []string {
+	return []string{string(ProfileRuntimeDefault), string(ProfileUnconfined), string(ProfileLocalhost)}
 }
 
 // Protocol is what a port speaks.

@@ -369,4 +369,10 @@ type Security struct {
 	SeccompUnconfined        bool     `json:"seccompUnconfined,omitempty"`
 	// SeccompProfile is JSON as Docker and OCI write it, instead of the usual filter on system calls.
 	SeccompProfile []byte `json:"seccompProfile,omitempty"`
+	// AppArmor names a profile that is loaded on this server, or is AppArmorUnconfined; empty: the runtime's own, where this server
+	// has AppArmor.
+	AppArmor string `json:"appArmor,omitempty"`
 }
+
+// AppArmorUnconfined is what AppArmor itself calls having no profile.
+const AppArmorUnconfined = "unconfined"

@@ -187,12 +187,20 @@ func lowerSecurity(s *manifest.SecurityContext) runtime.Security {
 	if c := s.Capabilities; c != nil {
 		out.CapAdd, out.CapDrop = c.Add, c.Drop
 	}
+	if p := s.AppArmorProfile; p != nil {
+		switch p.Type {
+		case manifest.ProfileUnconfined:
+			out.AppArmor = runtime.AppArmorUnconfined
+		case manifest.ProfileLocalhost:
+			out.AppArmor = p.LocalhostProfile
+		}
+	}
 	if p := s.SeccompProfile; p != nil {
 		switch p.Type {
-		case manifest.SeccompUnconfined:
+		case manifest.ProfileUnconfined:
 			out.SeccompUnconfined = true
-		case "", manifest.SeccompRuntimeDefault:
-		case manifest.SeccompLocalhost:
+		case "", manifest.ProfileRuntimeDefault:
+		case manifest.ProfileLocalhost:
 			out.SeccompProfile = p.Content
 		}
 	}

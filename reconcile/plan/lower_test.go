@@ -78,7 +78,10 @@ func TestLower(t *testing.T) {
 		{"devices", `{image: w:1, devices: [{path: /dev/fuse}, {path: /dev/kvm, permissions: r}]}`, "devices", `[{"path":"/dev/fuse","permissions":"rw"},{"path":"/dev/kvm","permissions":"r"}]`},
 		{"ulimits", `{image: w:1, ulimits: {nofile: 4096, memlock: -1}}`, "ulimits", `{"nofile":4096,"memlock":-1}`},
 		{"sysctls", `{image: w:1, sysctls: {net/core/somaxconn: 1024}}`, "sysctls", `{"net.core.somaxconn":"1024"}`},
-		{"privileged", `{image: w:1, securityContext: {privileged: true}}`, "security", `{"privileged":true,"allowPrivilegeEscalation":true,"seccompUnconfined":true}`},
+		{"privileged", `{image: w:1, securityContext: {privileged: true}}`, "security", `{"privileged":true,"allowPrivilegeEscalation":true,"seccompUnconfined":true,"appArmor":"unconfined"}`},
+		{"AppArmor profile", `{image: w:1, securityContext: {appArmorProfile: {type: Localhost, localhostProfile: web}}}`, "security", `{"appArmor":"web"}`},
+		{"no AppArmor profile", `{image: w:1, securityContext: {appArmorProfile: {type: Unconfined}}}`, "security", `{"appArmor":"unconfined"}`},
+		{"AppArmor of the server", `{image: w:1, securityContext: {appArmorProfile: {type: RuntimeDefault}}}`, "security", `{}`},
 		{"names of users", `{image: w:1, securityContext: {runAsUser: web, runAsGroup: "5"}}`, "security", `{"userName":"web","group":5}`},
 		{"no security", `image: w:1`, "security", `{}`},
 		{

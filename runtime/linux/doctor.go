@@ -212,18 +212,6 @@ func checkSeccomp() Check {
 	return c
 }
 
-func checkAppArmor() Check {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	on := err == nil && strings.HasPrefix(string(data), "Y")
-	if on {
-		return Check{Name: "apparmor", OK: true, Detail: "on"}
-	}
-	return Check{
-		Name: "apparmor", Detail: "off: containers are confined by namespaces, capabilities and seccomp alone",
-		Remedy: "boot with apparmor=1 security=apparmor if the distribution has it",
-	}
-}
-
 func checkResourceCapability() Check {
 	c := Check{
 		Name: "CAP_SYS_RESOURCE", Detail: "there",

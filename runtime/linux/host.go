@@ -25,6 +25,7 @@ type host struct {
 	SwapLimit bool     // the cgroup can limit swap
 	Mqueue    bool     // POSIX message queues
 	CgroupV1  bool     // cgroups are v1 or hybrid
+	AppArmor  bool     // the kernel confines by AppArmor profiles
 	CPUs      []int    // with a thermal_throttle directory
 }
 
@@ -62,6 +63,7 @@ func readHost() (host, error) {
 	if h.Mqueue, err = hasFileSystem("mqueue"); err != nil {
 		return host{}, err
 	}
+	h.AppArmor = hasAppArmor()
 	throttles, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle")
 	if err != nil {
 		return host{}, err

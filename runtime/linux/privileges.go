@@ -17,6 +17,9 @@ func (r *Runtime) checkPrivileges(spec runtime.Spec) error {
 			Reason: runtime.ReasonNotAllowed, Permanent: true, Hint: "start the agent with --allow-privileged",
 		}
 	}
+	if err := r.checkAppArmorProfile(spec); err != nil {
+		return err
+	}
 	return r.roots.CheckDevices(spec.Devices)
 }
 

@@ -55,10 +55,11 @@ type Runtime struct {
 	ids    idrange.Leases
 	net    *network.Bridge
 
-	locks   locks // of containers, by id
-	names   sync.Mutex
-	swept   sync.Once
-	changes *broadcast
+	locks    locks // of containers, by id
+	names    sync.Mutex
+	appArmor appArmor
+	swept    sync.Once
+	changes  *broadcast
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)

@@ -26,6 +26,7 @@ type specInput struct {
 	Init       string // the init binary on this server; empty without init
 	Host       host
 	FirstID    uint32          // of the container's own user ids; 0: it has the server's
+	AppArmor   string          // the profile; empty: none
 	AllDevices []rootfs.Device // of this server, for a privileged container
 	Joined     int             // the process whose network and users the container has; 0: none
 }

@@ -35,6 +35,7 @@ func ociProcess(in specInput) (*specs.Process, error) {
 		NoNewPrivileges: !in.Spec.Security.AllowPrivilegeEscalation,
 		OOMScoreAdj:     new(oomScoreAdj),
 		Rlimits:         rlimits(in.Spec.Ulimits),
+		ApparmorProfile: in.AppArmor,
 	}, nil
 }
 

@@ -71,6 +71,7 @@ func TestSpecGoldens(t *testing.T) {
 				CapDrop: []string{"ALL"}, CapAdd: []string{"NET_BIND_SERVICE"},
 			}
 			in.Root.Devices = []rootfs.Device{{Path: "/dev/snd/timer", Source: "/b/devices/0", Type: "c", Major: 116, Minor: 33, Permissions: "rw"}}
+			in.AppArmor = "reconciler-default"
 			in.Spec.Ulimits = map[string]int64{"nofile": 4096, "memlock": -1}
 			in.Spec.Sysctls = map[string]string{"net.core.somaxconn": "1024", "net.ipv4.ip_unprivileged_port_start": "1024"}
 		},

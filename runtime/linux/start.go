@@ -94,7 +94,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		}
 	}()
 	e.last.FirstID = now.FirstID
-	if err = r.writeBundle(*e, img, root, net, now.FirstID); err != nil {
+	if err = r.writeBundle(*e, img, root, net, &now); err != nil {
 		return err
 	}
 	started, err := client.Start(ctx, supervisor.StartRequest{
@@ -143,21 +143,25 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net conne
 }
 
 // writeBundle writes the files that every container gets and its config.json: with secrets in memory, with placeholders
-// beside the record.
-func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net connection, firstID uint32) error {
+// beside the record. What the container does without is noted in now.
+func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net connection, now *run) error {
 	user, err := img.LookUser(userSpec(e.Spec.Security, img.Config))
 	if err != nil {
 		return err
 	}
 	in := specInput{
-		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: firstID, Joined: net.joined,
+		ID: e.ID, Instance: r.cfg.Instance, Spec: e.Spec, Image: img, User: user, Root: root, Host: r.host, FirstID: now.FirstID, Joined: net.joined,
+	}
+	var warning string
+	if in.AppArmor, warning = r.appArmorOf(e.Spec.Security); warning != "" {
+		now.Warnings = append(now.Warnings, warning)
 	}
 	if e.Spec.Security.Privileged {
 		if in.AllDevices, err = rootfs.HostDevices(); err != nil {
 			return fmt.Errorf("find the devices of this server: %w", err)
 		}
 	}
-	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, net, firstID); err != nil {
+	if in.Files, err = writeOwnFiles(root.Bundle, e.Spec, net, now.FirstID); err != nil {
 		return err
 	}
 	if e.Spec.Init {

@@ -38,16 +38,16 @@ func TestSeccompProfileOfTheRepository(t *testing.T) {
 // A profile that forbids what every start needs is told of, and nothing is left.
 func TestSeccompProfileThatForbidsToStart(t *testing.T) {
 	e := newEnv(t)
-	for profile, want := range map[string]string{
-		`{"defaultAction": "SCMP_ACT_KILL_PROCESS"}`:                              "process 1 ended before it could execute the command",
-		`{"defaultAction": `:                                                      "seccomp profile: Decoding seccomp profile failed",
-		`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z80"]}`: "SCMP_ARCH_Z80 is not a valid arch",
-		`{}`: "seccomp profile: it filters nothing",
+	for _, c := range []struct{ profile, want string }{
+		{`{"defaultAction": "SCMP_ACT_KILL_PROCESS"}`, "process 1 ended before it could execute the command"},
+		{`{"defaultAction": `, "seccomp profile: Decoding seccomp profile failed"},
+		{`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z80"]}`, "SCMP_ARCH_Z80 is not a valid arch"},
+		{`{}`, "seccomp profile: it filters nothing"},
 	} {
 		spec := e.sh("web", "sleep 1000")
-		spec.Security = runtime.Security{SeccompProfile: []byte(profile)}
-		if err := e.Start(t.Context(), e.create(spec)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", profile, err)
+		spec.Security = runtime.Security{SeccompProfile: []byte(c.profile)}
+		if err := e.Start(t.Context(), e.create(spec)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.profile, err)
 		}
 	}
 }

@@ -31,6 +31,9 @@ func (l *loop) startResolve(ctx context.Context) {
 	}
 	refs := map[string]imageRef{}
 	for _, w := range l.state.Accepted.Workloads {
+		if reason, _ := plan.Refuse(w, l.cfg.Facts, l.cfg.Policy); reason != "" {
+			continue // never pulled either
+		}
 		if spec, err := plan.Lower(w); err == nil && alwaysPulled(spec) {
 			refs[spec.Image.Ref] = imageRef{*spec.Image, spec.Platform}
 		}

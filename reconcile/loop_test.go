@@ -405,6 +405,32 @@ func TestTakenBackIsApplied(t *testing.T) {
 	})
 }
 
+// The registry is asked for nothing that this server cannot run.
+func TestIncompatibleImagesAreNotLookedUp(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		asked := make(chan string, 100)
+		w.cfg.ImageInterval = time.Minute
+		w.cfg.Resolve = func(_ context.Context, img runtime.Image, _ *runtime.Platform) (string, error) {
+			asked <- img.Ref
+			return "sha256:1", nil
+		}
+		w.rt.SetImageDigest("example.com/web", "sha256:1")
+		w.push(map[string]string{
+			"web.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: web}\nspec: {image: example.com/web, network: none}\n",
+			"far.yaml": "apiVersion: reconciler/v1\nkind: Container\nmetadata: {name: far}\n" +
+				"spec: {image: example.com/far, network: none, platform: {architectures: [riscv64]}}\n",
+		})
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		for range 3 {
+			if ref := <-asked; ref != "example.com/web" {
+				t.Errorf("%s was looked up", ref)
+			}
+		}
+	})
+}
+
 // Each tag that was ever pulled Always is not remembered, nor its image kept, for ever.
 func TestPulledAlwaysIsForgotten(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

@@ -139,7 +139,7 @@ func (c *computation) keepAlive(w *work, old manifest.Workload) {
 	}
 	held := w.hold
 	why := c.due(w, old)
-	if refusal, _ := refuse(old, c.in.Facts, c.in.Policy); why != "" && refusal == "" {
+	if refusal, _ := Refuse(old, c.in.Facts, c.in.Policy); why != "" && refusal == "" {
 		c.restart(w, old, why)
 	}
 	if held != nil {
@@ -195,7 +195,7 @@ func (c *computation) unschedulable(w *work, what string) bool {
 
 // refused holds w where this server cannot or may not run it.
 func (c *computation) refused(w *work) bool {
-	reason, message := refuse(*w.want, c.in.Facts, c.in.Policy)
+	reason, message := Refuse(*w.want, c.in.Facts, c.in.Policy)
 	if reason == "" {
 		return false
 	}

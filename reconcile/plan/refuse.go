@@ -10,8 +10,8 @@ import (
 	"reconciler/runtime"
 )
 
-// refuse says why this server cannot run w (Incompatible) or may not (NotAllowed); an empty reason: it can and may.
-func refuse(w manifest.Workload, f Facts, p Policy) (reason, message string) {
+// Refuse says why this server cannot run w (Incompatible) or may not (NotAllowed); an empty reason: it can and may.
+func Refuse(w manifest.Workload, f Facts, p Policy) (reason, message string) {
 	if message = incompatible(w.Spec.Platform, f); message != "" {
 		return runtime.ReasonIncompatible, message
 	}

@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -322,6 +323,38 @@ func TestPlatforms(t *testing.T) {
 	}
 	if _, err := s.Ensure(t.Context(), Request{Ref: host + "/single:1"}); runtime.ReasonOf(err) != runtime.ReasonIncompatible {
 		t.Fatalf("found an image for another platform: %v", err)
+	}
+}
+
+// Of an image that is for other machines nothing is fetched but what says so, be it in an index or not, and nothing is kept.
+func TestNothingOfAnotherPlatformIsPulled(t *testing.T) {
+	other := "arm64"
+	if goruntime.GOARCH == other {
+		other = "amd64"
+	}
+	reg := newRegistry(t)
+	pushIndex(t, reg.host+"/multi:1", "linux/"+other)
+	single := platformed(t, simple(t, "x"), "linux", other, "")
+	imagetest.Push(t, reg.host+"/single:1", single)
+	config, err := single.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.requests()
+	s := newStore(t)
+	for ref, blobs := range map[string]int{"/multi:1": 0, "/single:1": 1} {
+		_, err := s.Ensure(t.Context(), Request{Ref: reg.host + ref})
+		if text := fmt.Sprint(err); runtime.ReasonOf(err) != runtime.ReasonIncompatible ||
+			!strings.Contains(text, "linux/"+goruntime.GOARCH+" is wanted") || !strings.Contains(text, "linux/"+other) {
+			t.Errorf("%s: %v", ref, err)
+		}
+		got := reg.requests()
+		if n := count(got, "/blobs/"); n != blobs || n != count(got, "/blobs/"+config.String()) {
+			t.Errorf("%s: fetched %q", ref, got)
+		}
+	}
+	if images, err := s.List(t.Context()); err != nil || len(images) != 0 {
+		t.Errorf("kept %v, %v", images, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package linux_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,9 +198,11 @@ func TestNothingOfTheServerIsSeen(t *testing.T) {
 // said waits until the container has printed a line.
 func (e *env) said(id runtime.ID, want string) {
 	e.Helper()
-	for entry, err := range e.Logs(e.Context(), id, supervisor.LogOptions{Follow: true, Current: true}) {
+	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
+	defer cancel()
+	for entry, err := range e.Logs(ctx, id, supervisor.LogOptions{Follow: true, Current: true}) {
 		if err != nil {
-			e.Fatal(err)
+			e.Fatalf("it never said %q: %v, output %q", want, err, e.output(id))
 		}
 		if string(entry.Line) == want {
 			return

@@ -1,114 +1,12 @@
 package manifest
 
 import (
-	"cmp"
-	"net/netip"
 	"path"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 )
-
-func (c *checker) network(s *Spec) {
-	switch n := s.Network; {
-	case n == "", n == NetworkBridge, n == NetworkNone:
-	case n == NetworkHost:
-		if sc := valueOf(s.SecurityContext); !valueOf(sc.HostUsers) && !valueOf(sc.Privileged) {
-			c.problem(at("network"), "host needs securityContext.hostUsers: true, since the server's network belongs to the server's users")
-		}
-	case strings.HasPrefix(string(n), NetworkContainer):
-		c.label(at("network"), strings.TrimPrefix(string(n), NetworkContainer))
-	default:
-		known := []string{string(NetworkBridge), string(NetworkHost), string(NetworkNone)}
-		c.problem(at("network"), "want one of %s or container:NAME, not %s%s", strings.Join(known, ", "), quote(string(n)), c.d.didYouMean(string(n), known))
-	}
-	c.ports(s.Ports)
-	if s.DNS != nil {
-		for i, a := range s.DNS.Nameservers {
-			c.address(at("dns", "nameservers", i), a)
-		}
-		for i, domain := range s.DNS.Search {
-			if !validSubdomain(domain) {
-				c.problem(at("dns", "search", i), "want a domain, not %s", quote(domain))
-			}
-		}
-		for i, option := range s.DNS.Options {
-			if option == "" || strings.ContainsFunc(option, func(r rune) bool { return r <= ' ' || r > '~' }) {
-				c.problem(at("dns", "options", i), "want an option such as ndots:2, not %s", quote(option))
-			}
-		}
-	}
-	for name, a := range s.ExtraHosts {
-		if !validSubdomain(name) {
-			c.problem(at("extraHosts", name), "want a host name, not %s", quote(name))
-		}
-		c.address(at("extraHosts", name), a)
-	}
-}
-
-func (c *checker) address(p place, s string) {
-	if _, err := netip.ParseAddr(s); err != nil {
-		c.problem(p, "want an IP address, not %s", quote(s))
-	}
-}
-
-func (c *checker) ports(ports []Port) {
-	type hostPort struct {
-		ip, protocol string
-		port         int64
-	}
-	type inside struct {
-		protocol string
-		port     int64
-	}
-	names, published, listening := make(map[string]bool), make(map[hostPort]bool), make(map[inside]int)
-	for i, port := range ports {
-		p := at("ports", i)
-		if port.ContainerPort == 0 && !c.has(p.to("containerPort")) {
-			c.problem(p.to("containerPort"), "is missing")
-		} else {
-			c.port(p.to("containerPort"), port.ContainerPort)
-		}
-		if port.Name != "" {
-			c.label(p.to("name"), port.Name)
-			if names[port.Name] {
-				c.problem(p.to("name"), "%s stands twice", quote(port.Name))
-			}
-			names[port.Name] = true
-		}
-		if port.HostIP != "" {
-			c.address(p.to("hostIP"), port.HostIP)
-		}
-		for j, network := range port.Allow {
-			if _, err := netip.ParsePrefix(network); err != nil {
-				if _, err := netip.ParseAddr(network); err != nil {
-					c.problem(p.to("allow", j), "want a network such as 10.0.0.0/8, not %s", quote(network))
-				}
-			}
-		}
-		protocol := cmp.Or(string(port.Protocol), string(ProtocolTCP))
-		if port.HostPort == nil {
-			if before, ok := listening[inside{protocol, port.ContainerPort}]; ok && port.ContainerPort != 0 {
-				c.problem(p, "the port %d/%s stands twice: also at ports[%d]", port.ContainerPort, protocol, before)
-			}
-			listening[inside{protocol, port.ContainerPort}] = i
-			continue
-		}
-		c.port(p.to("hostPort"), *port.HostPort)
-		key := hostPort{cmp.Or(port.HostIP, "0.0.0.0"), protocol, *port.HostPort}
-		if published[key] {
-			c.problem(p.to("hostPort"), "the port %d/%s is published twice", *port.HostPort, protocol)
-		}
-		published[key] = true
-	}
-}
-
-func (c *checker) port(p place, n int64) {
-	if n < 1 || n > 65535 {
-		c.problem(p, "want a port from 1 to 65535, not %d", n)
-	}
-}
 
 // minMemory is the least that runc can start a process with; below it the start itself is killed.
 const minMemory = 6 << 20

@@ -21,7 +21,7 @@ const (
 // decides (command, user, working directory, stop signal) and what the name decides (host name) stays absent.
 func Defaulted(s Spec) Spec {
 	orDefault(&s.ImagePullPolicy, pullPolicyOf(s.Image))
-	orDefault(&s.Network, NetworkNone)
+	orDefault(&s.Network, NetworkBridge)
 	orDefault(&s.RestartPolicy, RestartAlways)
 	s.Init = orPointer(s.Init, false)
 	s.TerminationGracePeriodSeconds = orPointer(s.TerminationGracePeriodSeconds, DefaultGracePeriodSeconds)
@@ -62,6 +62,16 @@ func Defaulted(s Spec) Spec {
 		orDefault(&s.Ports[i].Protocol, ProtocolTCP)
 	}
 	return s
+}
+
+// Requested returns what is set aside for the container: its requests and, where it has none, its limits. Defaulted leaves
+// them apart, so that a limit that changes is one change.
+func (s Spec) Requested() Requests {
+	resources := valueOf(s.Resources)
+	requests, limits := valueOf(resources.Requests), valueOf(resources.Limits)
+	orDefault(&requests.CPU, limits.CPU)
+	orDefault(&requests.Memory, limits.Memory)
+	return requests
 }
 
 func defaultedSecurity(given *SecurityContext) *SecurityContext {

@@ -18,6 +18,7 @@ func (ld *loading) checkTarget(t *target) {
 		}
 		byName[name] = v
 	}
+	published := make(claims[*variant])
 	first, second := make(map[Name]*variant), make(map[Name]*variant) // of those that use a volume
 	mounted := make(map[Name]reference)                               // where a volume is named first
 	for _, v := range t.selected {
@@ -25,6 +26,12 @@ func (ld *loading) checkTarget(t *target) {
 			switch r.kind {
 			case refDependsOn:
 				ld.checkDependency(t, v, r, byName)
+			case refNetwork:
+				ld.checkNetwork(t, v, r, byName)
+			case refHostPort:
+				if other, taken := published.claim(r.hostPort, v); taken {
+					ld.tellOn(t, r, "the port %s is published by %s too", r.hostPort, other.workload.Name)
+				}
 			case refLabel:
 				if _, ok := t.node.Labels[r.name]; !ok && !ld.problems.full() {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
@@ -60,17 +67,65 @@ func (ld *loading) checkDependency(t *target, v *variant, r reference, byName ma
 	case err != nil: // told before
 	case name == v.workload.Name:
 		ld.tell(r, "a workload cannot depend on itself")
-	case byName[name] == nil && !ld.partial && !ld.problems.full():
-		var known []string
-		for other := range byName {
-			if other.Namespace == v.workload.Name.Namespace {
-				known = append(known, other.Name)
-			} else {
-				known = append(known, other.String())
-			}
+	case byName[name] == nil:
+		ld.notSelected(t, v, r, name, byName)
+	}
+}
+
+func (ld *loading) notSelected(t *target, v *variant, r reference, name Name, byName map[Name]*variant) {
+	if ld.partial || ld.problems.full() {
+		return
+	}
+	var known []string
+	for other := range byName {
+		switch {
+		case other.Namespace == v.workload.Name.Namespace:
+			known = append(known, other.Name)
+		case r.kind == refDependsOn:
+			known = append(known, other.String())
 		}
-		slices.Sort(known)
-		ld.tellOn(t, r, "no workload %s is selected here%s", name, didYouMean(r.name, known))
+	}
+	slices.Sort(known)
+	ld.tellOn(t, r, "no workload %s is selected here%s", name, didYouMean(r.name, known))
+}
+
+// checkNetwork wants the container whose network v shares to be here, and to have one itself.
+func (ld *loading) checkNetwork(t *target, v *variant, r reference, byName map[Name]*variant) {
+	name := Name{Namespace: v.workload.Name.Namespace, Name: r.name}
+	other := byName[name]
+	if name == v.workload.Name {
+		ld.tell(r, "a container cannot share the network with itself")
+		return
+	}
+	if other == nil {
+		ld.notSelected(t, v, r, name, byName)
+		return
+	}
+	if whose, shares := other.workload.Spec.Network.SharedWith(); shares {
+		ld.tellOn(t, r, "%s has no network of its own: write container:%s here too", name, whose)
+	}
+	if mine := v.workload.hostUsers(); mine != nil && (other.workload.hostUsers() == nil || *mine != *other.workload.hostUsers()) {
+		ld.tellOn(t, r, "user ids are shared with the network: write hostUsers: %v at %s too, or leave it out here", *mine, name)
+	}
+}
+
+func (w Workload) hostUsers() *bool {
+	if w.Spec.SecurityContext == nil {
+		return nil
+	}
+	return w.Spec.SecurityContext.HostUsers
+}
+
+// dependency returns the workload that r makes one of this namespace depend on; false where r is of another kind.
+func (r reference) dependency(namespace string) (Name, bool) {
+	switch r.kind {
+	case refDependsOn:
+		name, err := ParseName(r.name, namespace)
+		return name, err == nil
+	case refNetwork:
+		return Name{Namespace: namespace, Name: r.name}, true
+	default:
+		return Name{}, false
 	}
 }
 
@@ -107,7 +162,7 @@ func (ld *loading) checkVolumes(t *target, first, second map[Name]*variant) {
 	}
 }
 
-// checkCycles tells each cycle of dependsOn once, at the first of its names.
+// checkCycles tells each cycle of dependsOn and shared networks once, at the first of its names.
 func (ld *loading) checkCycles(t *target, byName map[Name]*variant) {
 	const visiting, done = 1, 2
 	state := make(map[Name]int, len(byName))
@@ -118,11 +173,8 @@ func (ld *loading) checkCycles(t *target, byName map[Name]*variant) {
 		state[name] = visiting
 		way = append(way, name)
 		for _, r := range v.refs {
-			if r.kind != refDependsOn {
-				continue
-			}
-			next, err := ParseName(r.name, name.Namespace)
-			if err != nil || next == name || byName[next] == nil {
+			next, ok := r.dependency(name.Namespace)
+			if !ok || next == name || byName[next] == nil {
 				continue
 			}
 			switch state[next] {
@@ -173,7 +225,7 @@ func (ld *loading) complete(v *variant, node Node) Workload {
 				w.NodeEnv[NodeEnvName] = node.Name
 			case refLabel:
 				w.NodeEnv[NodeEnvLabel+r.name] = node.Labels[r.name]
-			case refConfig, refConfigEnv, refSecret, refVolume, refDependsOn:
+			case refConfig, refConfigEnv, refSecret, refVolume, refDependsOn, refNetwork, refHostPort:
 			}
 		}
 		w.Digest = w.digest()
@@ -216,7 +268,7 @@ func (ld *loading) resolve(v *variant) {
 				return
 			}
 			ld.take(w, cfg, r, keys)
-		case refVolume, refDependsOn, refLabel, refNodeName:
+		case refVolume, refDependsOn, refNetwork, refHostPort, refLabel, refNodeName:
 		}
 	}
 }

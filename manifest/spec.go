@@ -29,7 +29,7 @@ type Spec struct {
 	// Init runs a small init as process 1, which reaps processes and forwards signals.
 	Init *bool `json:"init,omitempty"`
 
-	// Network is bridge, host, none, or container:NAME to share another container's.
+	// Network is bridge, host, none, or container:NAME to share another container's; bridge where absent.
 	Network Network `json:"network,omitempty"`
 	// Ports are the ports that the container listens on and where the server publishes them.
 	Ports []Port `json:"ports,omitempty"`

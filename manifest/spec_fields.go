@@ -6,11 +6,12 @@ type Port struct {
 	Name string `json:"name,omitempty"`
 	// ContainerPort is the port inside, 1 to 65535.
 	ContainerPort int64 `json:"containerPort,omitempty"`
-	// HostPort is the port on the server, 1 to 65535; absent: not published.
+	// HostPort is the port on the server, 1 to 65535; absent: not published. Goes with network bridge; with host only the
+	// containerPort.
 	HostPort *int64 `json:"hostPort,omitempty"`
 	// Protocol is TCP or UDP; TCP where absent.
 	Protocol Protocol `json:"protocol,omitempty"`
-	// HostIP is the address on the server; every address where absent.
+	// HostIP is the address on the server; every address, IPv4 and IPv6, where absent.
 	HostIP string `json:"hostIP,omitempty"`
 	// Allow lists the networks that may connect; everybody where absent.
 	Allow []string `json:"allow,omitempty"`

@@ -14,20 +14,13 @@ const notSupported = "not supported yet by this release"
 // refused where a selected manifest has it: a wish that is not acted on must never look like one that is.
 type laterField struct {
 	path   string   // in the spec; [] is every item of a list
-	values []string // only these values; a value that ends in : is a prefix. None: all
+	values []string // only these values. None: all
 	except []string // all but these
 }
 
 // laterFields is the one list of them. A release that brings the behaviour takes the line out.
 func laterFields() []laterField {
 	return []laterField{
-		{path: "network", values: []string{"bridge", "container:"}},
-		{path: "ports"},
-		{path: "dns"},
-		{path: "extraHosts"},
-		{path: "resources.requests"},
-		{path: "resources.limits.ingress"},
-		{path: "resources.limits.egress"},
 		{path: "mounts[].onChange", except: []string{OnChangeRestart}},
 		{path: "startupProbe"},
 		{path: "readinessProbe"},
@@ -88,12 +81,7 @@ func (d *decoder) refuse(n *yaml.Node, first, rest string, later laterField) {
 }
 
 func (d *decoder) refuseValue(n *yaml.Node, later laterField) {
-	is := func(value string) bool {
-		if strings.HasSuffix(value, ":") {
-			return strings.HasPrefix(n.Value, value)
-		}
-		return n.Kind == yaml.ScalarNode && n.Value == value
-	}
+	is := func(value string) bool { return n.Kind == yaml.ScalarNode && n.Value == value }
 	switch {
 	case d.bad[n]:
 	case n.Kind != yaml.ScalarNode && len(n.Content) == 0: // an empty list asks for nothing

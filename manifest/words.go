@@ -1,5 +1,7 @@
 package manifest
 
+import "strings"
+
 // PullPolicy says when an image reference is looked up in its registry.
 type PullPolicy string
 
@@ -17,14 +19,19 @@ func (PullPolicy) words() []string {
 // Network is how a container reaches the world: one of the constants, or container:NAME.
 type Network string
 
-// The networks. Absent is a private network with loopback only, as none, until a release brings bridge.
+// The networks.
 const (
-	NetworkBridge Network = "bridge"
-	NetworkHost   Network = "host"
-	NetworkNone   Network = "none"
+	NetworkBridge Network = "bridge" // an address of its own
+	NetworkHost   Network = "host"   // the server's
+	NetworkNone   Network = "none"   // loopback only
 	// NetworkContainer is the prefix of container:NAME.
 	NetworkContainer = "container:"
 )
+
+// SharedWith returns the name of the container whose network this is; false where it is none's.
+func (n Network) SharedWith() (string, bool) {
+	return strings.CutPrefix(string(n), NetworkContainer)
+}
 
 // RestartPolicy says after which exits a container is started again.
 type RestartPolicy string

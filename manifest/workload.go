@@ -22,6 +22,7 @@ type reference struct {
 	key      string // of the Config; empty: all of it
 	shared   bool   // of a volume
 	size     *Bytes // of a volume; nil: none
+	hostPort hostPort
 	position Position
 	field    string
 }
@@ -34,6 +35,8 @@ const (
 	refSecret
 	refVolume
 	refDependsOn
+	refNetwork
+	refHostPort
 	refLabel
 	refNodeName
 )

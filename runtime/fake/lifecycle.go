@@ -39,6 +39,10 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 		s.Reason, s.Message = runtime.ReasonOf(scripted), scripted.Error()
 		return scripted
 	}
+	if err := r.connect(c); err != nil {
+		s.Reason, s.Message = runtime.ReasonOf(err), err.Error()
+		return err
+	}
 	r.last++
 	c.program, c.output, c.exited = r.program(s.Spec), nil, make(chan struct{})
 	c.output = append(c.output, c.program.Output...)
@@ -67,6 +71,9 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.publish(spec, id); err != nil {
+		return err
+	}
 	c.status.Spec = spec
 	return nil
 }

@@ -119,7 +119,7 @@ func (c *computation) due(w *work, of manifest.Workload) string {
 		if h.Restart {
 			return "a restart was asked for"
 		}
-		return ""
+		return c.cutOff(s)
 	case runtime.StateCreated:
 		return c.dueFirst(w, of)
 	}
@@ -129,23 +129,28 @@ func (c *computation) due(w *work, of manifest.Workload) string {
 	if s.Stopped {
 		return "it was stopped and not started again"
 	}
-	spec := manifest.Defaulted(of.Spec)
-	switch spec.RestartPolicy {
-	case manifest.RestartNever:
+	if ended(of, s) {
 		w.done = true
 		return ""
-	case manifest.RestartOnFailure:
-		if s.ExitCode != nil && *s.ExitCode == 0 {
-			w.done = true
-			return ""
-		}
 	}
-	until := c.restartAt(s, h, of.Digest, *spec.RestartBackoff)
+	until := c.restartAt(s, h, of.Digest, *manifest.Defaulted(of.Spec).RestartBackoff)
 	if until.After(c.in.Now) {
 		w.hold = &Hold{Name: w.name, Reason: ReasonCrashLoop, Message: exitText(s, h.Crashes), Until: until}
 		return ""
 	}
 	return exitText(s, h.Crashes)
+}
+
+// ended reports whether a container that exited by itself is not to be started again. of is what it was made from.
+func ended(of manifest.Workload, s *runtime.Status) bool {
+	switch of.Spec.RestartPolicy {
+	case manifest.RestartNever:
+		return true
+	case manifest.RestartOnFailure:
+		return s.ExitCode != nil && *s.ExitCode == 0
+	default:
+		return false
+	}
 }
 
 // dueFirst says why a container that was made and never ran is to be started now.

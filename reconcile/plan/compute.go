@@ -31,6 +31,9 @@ func Compute(in Input) Plan {
 		c.gather()
 		for _, w := range c.works {
 			c.decide(w)
+		}
+		c.place()
+		for _, w := range c.works {
 			c.respectFlight(w)
 		}
 		c.cancelUnwanted()

@@ -52,6 +52,8 @@ type seen struct {
 	Exit                                          *int
 	OOM, Stopped                                  bool
 	Secrets                                       map[string]string
+	Starts                                        int
+	Shares                                        *runtime.StartOf
 }
 
 type past struct {
@@ -71,6 +73,7 @@ type policy struct {
 	MaxRemove                              int `yaml:"maxRemove"`
 	AllowCapture, AllowHostPath, AllowSecr []string
 	AllowDevice                            []string
+	Reserve                                plan.Amounts
 }
 
 func TestComputeGolden(t *testing.T) {
@@ -166,7 +169,7 @@ func readInput(t *testing.T, a *txtar.Archive) plan.Input {
 		in.Desired = manifest.Set{Revision: manifest.Revision{Commit: commit("desired"), Allow: g.Allow}, Node: manifest.Node{Name: g.Node}, NodeKnown: !g.NodeUnsure}
 	}
 	if g.Policy != nil {
-		in.Policy = plan.Policy{MaxRemove: g.Policy.MaxRemove, AllowCapture: g.Policy.AllowCapture, AllowHostPath: g.Policy.AllowHostPath, AllowSecretPath: g.Policy.AllowSecr, AllowDevice: g.Policy.AllowDevice}
+		in.Policy = plan.Policy{MaxRemove: g.Policy.MaxRemove, AllowCapture: g.Policy.AllowCapture, AllowHostPath: g.Policy.AllowHostPath, AllowSecretPath: g.Policy.AllowSecr, AllowDevice: g.Policy.AllowDevice, Reserve: g.Policy.Reserve}
 	}
 	for _, set := range g.Approved {
 		in.Approved[commit(set)] = true
@@ -178,11 +181,12 @@ func readInput(t *testing.T, a *txtar.Archive) plan.Input {
 		in.History[named(name)] = remember(t, sets, name, p)
 	}
 	for name, f := range g.InFlight {
-		digest := ""
+		flight := plan.InFlight{Op: f.Op}
 		if f.Of != "" {
-			digest = find(t, sets, f.Of, name).Digest
+			of := find(t, sets, f.Of, name)
+			flight.Digest, flight.Requests = of.Digest, plan.RequestedBy(of)
 		}
-		in.InFlight[named(name)] = plan.InFlight{Op: f.Op, Digest: digest}
+		in.InFlight[named(name)] = flight
 	}
 	return in
 }
@@ -213,7 +217,7 @@ func observe(t *testing.T, sets map[string]*manifest.Set, s seen) runtime.Status
 	n := named(s.Name)
 	out := runtime.Status{
 		ID: runtime.ID(s.ID), State: runtime.State(s.State), CreatedAt: now.Add(-s.Age), ExitCode: s.Exit, OOMKilled: s.OOM,
-		Stopped: s.Stopped, Ran: s.Ran, ImageDigest: s.Image, Reason: s.Reason, Message: s.Message,
+		Stopped: s.Stopped, Ran: s.Ran, Starts: s.Starts, Shares: s.Shares, ImageDigest: s.Image, Reason: s.Reason, Message: s.Message,
 		Spec: runtime.Spec{Name: runtime.Name{Namespace: n.Namespace, Name: n.Name}, StopGrace: 10 * time.Second},
 	}
 	if s.Foreign {

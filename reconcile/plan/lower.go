@@ -45,7 +45,7 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	lowerRoot(&out, s)
 	lowerLimits(&out, s)
 	lowerDevices(&out, s)
-	if out.Network, err = lowerNetwork(s.Network); err != nil {
+	if err = lowerNetwork(&out, s); err != nil {
 		return runtime.Spec{}, err
 	}
 	if out.Mounts, err = lowerMounts(w, s); err != nil {
@@ -88,6 +88,8 @@ func lowerLimits(out *runtime.Spec, s manifest.Spec) {
 			Memory:    int64(value(l.Memory)),
 			Pids:      value(l.Pids),
 			Disk:      int64(value(l.Disk)),
+			Ingress:   int64(value(l.Ingress)),
+			Egress:    int64(value(l.Egress)),
 		}
 	}
 	if s.Logs != nil {
@@ -100,17 +102,6 @@ func lowerDevices(out *runtime.Spec, s manifest.Spec) {
 		out.Devices = append(out.Devices, runtime.Device{Path: d.Path, Permissions: d.Permissions})
 	}
 	out.Ulimits, out.Sysctls = s.Ulimits, s.Sysctls
-}
-
-func lowerNetwork(n manifest.Network) (runtime.Network, error) {
-	switch n {
-	case manifest.NetworkNone:
-		return runtime.NetworkNone, nil
-	case manifest.NetworkHost:
-		return runtime.NetworkHost, nil
-	default:
-		return "", fmt.Errorf("spec.network: %s is not supported yet: use none or host", n)
-	}
 }
 
 func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) {

@@ -48,9 +48,20 @@ func TestLower(t *testing.T) {
 		{"capture", `capture: {paths: [/usr/bin/sh, {from: /etc/a, to: /b}]}`, "capture", `[{"from":"/usr/bin/sh","to":"/usr/bin/sh"},{"from":"/etc/a","to":"/b"}]`},
 		{"host name is the name", `image: w:1`, "hostname", `"web"`},
 		{"host name", `{image: w:1, hostname: other}`, "hostname", `"other"`},
-		{"network", `image: w:1`, "network", `"none"`},
+		{"network", `image: w:1`, "network", `"bridge"`},
+		{"no network", `{image: w:1, network: none}`, "network", `"none"`},
 		{"host network", `{image: w:1, network: host, securityContext: {hostUsers: true}}`, "network", `"host"`},
-		{"limits", `{image: w:1, resources: {limits: {cpu: 250m, memory: 64Mi, pids: 20, disk: 1Gi}}}`, "limits", `{"cpuMillis":250,"memory":67108864,"pids":20,"disk":1073741824}`},
+		{
+			"published ports", `{image: w:1, ports: [{name: http, containerPort: 8080, hostPort: 80}, {name: metrics, containerPort: 9090}, {containerPort: 53, hostPort: 53, protocol: UDP, hostIP: "::ffff:10.0.0.1", allow: [10.1.2.3/8, 192.168.0.1, "fd00::1"]}]}`, "ports",
+			`[{"name":"http","hostPort":80,"containerPort":8080,"protocol":"TCP"},{"hostIP":"10.0.0.1","hostPort":53,"containerPort":53,"protocol":"UDP","allow":["10.0.0.0/8","192.168.0.1/32","fd00::1/128"]}]`,
+		},
+		{"ports of the server itself", `{image: w:1, network: host, securityContext: {hostUsers: true}, ports: [{containerPort: 80, hostPort: 80}]}`, "ports", `null`},
+		{"names", `{image: w:1, dns: {nameservers: [1.1.1.1], search: [example.com], options: ["ndots:2"]}}`, "dns", `{"nameservers":["1.1.1.1"],"search":["example.com"],"options":["ndots:2"]}`},
+		{"hosts", `{image: w:1, extraHosts: {printer: 10.1.2.3}}`, "extraHosts", `{"printer":"10.1.2.3"}`},
+		{
+			"limits", `{image: w:1, resources: {requests: {cpu: 1m}, limits: {cpu: 250m, memory: 64Mi, pids: 20, disk: 1Gi, ingress: 10M, egress: 8k}}}`, "limits",
+			`{"cpuMillis":250,"memory":67108864,"pids":20,"disk":1073741824,"ingress":10000000,"egress":8000}`,
+		},
 		{"logs", `image: w:1`, "logs", `{"maxSize":10485760,"maxFiles":3}`},
 		{"grace", `image: w:1`, "stopGrace", fmt.Sprint(int64(10 * time.Second))},
 		{"no grace", `{image: w:1, terminationGracePeriodSeconds: 0}`, "stopGrace", `0`},
@@ -123,7 +134,7 @@ func TestLower(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got, want any
-			if err := json.Unmarshal(fields[c.field], &got); err != nil {
+			if err := json.Unmarshal(orNull(fields[c.field]), &got); err != nil {
 				t.Fatalf("%s: %v in %s", c.field, err, b)
 			}
 			if err := json.Unmarshal([]byte(c.want), &want); err != nil {
@@ -134,6 +145,14 @@ func TestLower(t *testing.T) {
 			}
 		})
 	}
+}
+
+// orNull is what a field that is left out means.
+func orNull(b json.RawMessage) json.RawMessage {
+	if b == nil {
+		return json.RawMessage("null")
+	}
+	return b
 }
 
 func TestLowerKeepsWhatItWasMadeFrom(t *testing.T) {
@@ -180,7 +199,9 @@ func TestLowerRefuses(t *testing.T) {
 		{"secret in a value", secret, "$(PASSWORD) refers to a Secret's key"},
 		{"doubling", env(bomb), "more than 2 MiB"},
 		{"large arguments", args, "more than 2 MiB"},
-		{"network of a later release", manifest.Spec{Image: "w:1", Network: "bridge"}, "spec.network: bridge is not supported yet"},
+		{"network that is none", manifest.Spec{Image: "w:1", Network: "bridged"}, "spec.network: want bridge"},
+		{"port that is none", manifest.Spec{Image: "w:1", Ports: []manifest.Port{{ContainerPort: 80, HostPort: new(int64(65536))}}}, "spec.ports[0]: 65536 is no port"},
+		{"address that is none", manifest.Spec{Image: "w:1", Ports: []manifest.Port{{ContainerPort: 80, HostPort: new(int64(80)), HostIP: "x"}}}, "spec.ports[0].hostIP"},
 		{"Config that is not there", manifest.Spec{Image: "w:1", Mounts: []manifest.Mount{{Path: "/a"}, {Path: "/x", Config: "gone"}}}, "spec.mounts[0]"},
 		{"Secret that is not there", manifest.Spec{Image: "w:1", Mounts: []manifest.Mount{{Path: "/x", Secret: "gone"}}}, "spec.mounts[0]: no Secret gone"},
 	}

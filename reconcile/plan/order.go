@@ -32,10 +32,24 @@ func (c *computation) order() []Step {
 		}
 	}
 	sorted := append(o.sorted, c.orderRemovals(gone)...)
-	steps := make([]Step, len(sorted))
-	for i, w := range sorted {
+	steps := make([]Step, 0, len(sorted))
+	seen := make(map[*work]bool, len(sorted))
+	var show func(w *work)
+	show = func(w *work) { // after all that it waits for, ports included
+		if seen[w] || w.step == nil {
+			return
+		}
+		seen[w] = true
+		for _, name := range w.step.After {
+			if before := c.byName[name]; before != nil {
+				show(before)
+			}
+		}
 		w.step.Name = w.name
-		steps[i] = *w.step
+		steps = append(steps, *w.step)
+	}
+	for _, w := range sorted {
+		show(w)
 	}
 	return steps
 }
@@ -52,6 +66,8 @@ type visit int
 const (
 	visiting visit = iota + 1
 	visited
+	stalled // its step waits for something that does not come, and takes nothing
+	bound   // its step waits for one that is being visited
 )
 
 // add adds w's step after those of its dependencies. A circle, which no valid manifest has, is cut where it is
@@ -65,7 +81,7 @@ func (o *ordering) add(w *work) {
 	if w.want == nil {
 		return
 	}
-	names := dependencies(*w.want)
+	names := dependencies(w.bringsAbout())
 	for _, name := range names {
 		if dep := o.c.byName[name]; dep != nil {
 			o.add(dep)
@@ -82,6 +98,14 @@ func (o *ordering) add(w *work) {
 	}
 }
 
+// bringsAbout returns what w's step starts, which is what ran before where that is kept alive; else what is wanted.
+func (w *work) bringsAbout() manifest.Workload {
+	if w.step != nil && w.step.starts() {
+		return w.step.Workload
+	}
+	return *w.want
+}
+
 // starts reports whether a step ends with a container being started.
 func (s Step) starts() bool { return s.Op == OpCreate || s.Op == OpReplace || s.Op == OpRestart }
 
@@ -93,9 +117,11 @@ func (o *ordering) await(w *work, names []manifest.Name) {
 		if o.state[c.byName[name]] == visiting {
 			continue // a circle
 		}
-		switch why, until, coming := c.missing(name); {
+		switch why, until, coming := c.missing(w, name); {
 		case coming:
-			w.step.After = append(w.step.After, name)
+			if !slices.Contains(w.step.After, name) {
+				w.step.After = append(w.step.After, name)
+			}
 		case why != "":
 			w.step = nil
 			if w.hold == nil {
@@ -106,8 +132,8 @@ func (o *ordering) await(w *work, names []manifest.Name) {
 	}
 }
 
-// missing says why a dependency is not there; coming means that a step of this plan or in flight brings it.
-func (c *computation) missing(name manifest.Name) (why string, until time.Time, coming bool) {
+// missing says why a dependency of w is not there; coming means that a step of this plan or in flight brings it.
+func (c *computation) missing(w *work, name manifest.Name) (why string, until time.Time, coming bool) {
 	dep := c.byName[name]
 	if dep == nil || dep.want == nil {
 		return fmt.Sprintf("waits for %s, which is not meant to run here", name.Short()), time.Time{}, false
@@ -118,7 +144,13 @@ func (c *computation) missing(name manifest.Name) (why string, until time.Time, 
 	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate {
 		return "", time.Time{}, true
 	}
-	if dep.done || dep.keep != nil && dep.keep.State == runtime.StateRunning {
+	if dep.keep != nil && dep.keep.State == runtime.StateRunning {
+		return "", time.Time{}, false
+	}
+	if dep.done {
+		if other, shares := w.bringsAbout().Spec.Network.SharedWith(); shares && other == name.Name && w.name.Namespace == name.Namespace {
+			return fmt.Sprintf("shares the network of %s, which has ended", name.Short()), time.Time{}, false
+		}
 		return "", time.Time{}, false
 	}
 	if dep.hold != nil {
@@ -129,10 +161,14 @@ func (c *computation) missing(name manifest.Name) (why string, until time.Time, 
 
 // dependencies returns the names that w depends on, sorted, each once.
 func dependencies(w manifest.Workload) []manifest.Name {
-	if len(w.Spec.DependsOn) == 0 {
+	other, shares := w.Spec.Network.SharedWith()
+	if len(w.Spec.DependsOn) == 0 && !shares {
 		return nil
 	}
 	var out []manifest.Name
+	if shares {
+		out = append(out, manifest.Name{Namespace: w.Name.Namespace, Name: other})
+	}
 	for _, d := range w.Spec.DependsOn {
 		if name, err := manifest.ParseName(d.Name, w.Name.Namespace); err == nil {
 			out = append(out, name)

@@ -32,6 +32,13 @@ func genWorkload(t *rapid.T, i int) manifest.Workload {
 			spec.DependsOn = append(spec.DependsOn, manifest.Dependency{Name: fmt.Sprintf("c%d", d)})
 		}
 	}
+	if rapid.IntRange(0, 3).Draw(t, "published") == 0 {
+		port := int64(80 + rapid.IntRange(0, 2).Draw(t, "port"))
+		spec.Ports = []manifest.Port{{ContainerPort: 80, HostPort: &port}}
+	}
+	if i > 0 && rapid.IntRange(0, 3).Draw(t, "shares") == 0 {
+		spec.Network, spec.Ports = manifest.Network(fmt.Sprintf("container:c%d", rapid.IntRange(0, i-1).Draw(t, "with"))), nil
+	}
 	if rapid.IntRange(0, 9).Draw(t, "elsewhere") == 0 {
 		spec.Platform = &manifest.Platform{Architectures: []string{"riscv64"}}
 	}
@@ -148,7 +155,7 @@ func asWanted(t *rapid.T, w *world, p plan.Plan) {
 	held := map[manifest.Name]bool{}
 	for _, h := range p.Held {
 		held[h.Name] = true
-		if !slices.Contains([]string{runtime.ReasonIncompatible, runtime.ReasonNotAllowed, plan.ReasonDependency}, h.Reason) {
+		if !slices.Contains([]string{runtime.ReasonIncompatible, runtime.ReasonNotAllowed, plan.ReasonDependency, plan.ReasonPortConflict}, h.Reason) {
 			t.Fatalf("%s is held for ever: %s", h.Name, render(p))
 		}
 	}

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -31,10 +32,15 @@ func TestTotal(t *testing.T) {
 				Node:      manifest.Node{Unschedulable: rapid.IntRange(0, 9).Draw(rt, "unschedulable") == 0},
 			}
 			for i := range 5 {
-				spec := manifest.Spec{Image: rapid.SampledFrom([]string{"", "x", "y"}).Draw(rt, "image"), Network: rapid.SampledFrom([]manifest.Network{"", "none", "bridge"}).Draw(rt, "network")}
+				spec := manifest.Spec{Image: rapid.SampledFrom([]string{"", "x", "y"}).Draw(rt, "image"), Network: rapid.SampledFrom([]manifest.Network{"", "none", "bridge", "odd", "container:c0", "container:c3"}).Draw(rt, "network")}
 				for range rapid.IntRange(0, 2).Draw(rt, "dependencies") {
 					spec.DependsOn = append(spec.DependsOn, manifest.Dependency{Name: rapid.SampledFrom([]string{"c0", "c1", "c2", "c3", "c4", "gone", "a/b/c", ""}).Draw(rt, "on")})
 				}
+				for range rapid.IntRange(0, 2).Draw(rt, "ports") {
+					spec.Ports = append(spec.Ports, manifest.Port{ContainerPort: 1, HostPort: new(rapid.Int64Range(0, 3).Draw(rt, "port"))})
+				}
+				cpu := manifest.MilliCPU(rapid.SampledFrom([]int64{0, 1, 2, math.MaxInt64}).Draw(rt, "cpu"))
+				spec.Resources = &manifest.Resources{Requests: &manifest.Requests{CPU: &cpu}}
 				v := workload(named(fmt.Sprintf("c%d", i)), spec)
 				if rapid.IntRange(0, 5).Draw(rt, "job") == 0 {
 					v.Kind = manifest.KindJob
@@ -46,6 +52,11 @@ func TestTotal(t *testing.T) {
 		w.in = plan.Input{
 			Desired: set(), Now: now, History: map[manifest.Name]plan.History{}, InFlight: map[manifest.Name]plan.InFlight{},
 			Ancestry: rapid.SampledFrom([]plan.Ancestry{"", "moved", "else"}).Draw(rt, "ancestry"),
+			Facts: plan.Facts{
+				Capacity: plan.Amounts{CPUMillis: rapid.SampledFrom([]int64{-1, 0, 3, math.MaxInt64}).Draw(rt, "capacity")},
+				Taken:    []plan.TakenPort{{Protocol: "TCP", Port: 3, By: "somebody"}},
+			},
+			Policy:   plan.Policy{Reserve: plan.Amounts{CPUMillis: rapid.SampledFrom([]int64{-1, 0, 1, math.MaxInt64}).Draw(rt, "reserve")}},
 			KeptNode: rapid.SampledFrom([]string{"", "", "n0"}).Draw(rt, "kept"),
 		}
 		if rapid.Bool().Draw(rt, "accepted") {

@@ -53,6 +53,10 @@ type Facts struct {
 	Architecture string // in the words of OCI, such as amd64
 	Variant      string
 	Kernel       string // such as 6.1.0-28-cloud-amd64
+	// Capacity is what the server has in all; 0: not known, and then nothing is held for want of it.
+	Capacity Amounts
+	// Taken are the ports that others have. See WantsPorts.
+	Taken []TakenPort
 }
 
 // Policy is what the administrator of this server allows.
@@ -64,6 +68,8 @@ type Policy struct {
 	AllowSecretPath []string // path prefixes
 	AllowDevice     []string // paths, or path prefixes
 	AllowPrivileged bool
+	// Reserve is what of Facts.Capacity is not for containers.
+	Reserve Amounts
 }
 
 // Unrestricted returns a policy that allows all that an administrator can allow, and the removal of maxRemove percent:
@@ -100,6 +106,8 @@ type History struct {
 type InFlight struct {
 	Op     Op
 	Digest string // Step.Workload.Digest: what it brings about; empty for a removal
+	// Requests are RequestedBy of Step.Workload.
+	Requests Amounts
 }
 
 // Op is what a Step does.

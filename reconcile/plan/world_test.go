@@ -23,6 +23,9 @@ type world struct {
 	clock   time.Time
 	in      plan.Input
 	foreign []runtime.ID
+	// did, if not nil, is told of every step that was carried out. mix, if not nil, changes the order of those that may begin.
+	did func(plan.Step, error)
+	mix func([]plan.Step)
 }
 
 func newWorld(t testing.TB) *world {
@@ -73,6 +76,9 @@ func (w *world) apply(p plan.Plan) (failed bool) {
 	done, gone := map[manifest.Name]bool{}, map[manifest.Name]bool{}
 	rest := slices.Clone(p.Steps)
 	for len(rest) > 0 {
+		if w.mix != nil {
+			w.mix(rest)
+		}
 		var later []plan.Step
 		for _, s := range rest {
 			switch {
@@ -107,7 +113,11 @@ func (w *world) do(s plan.Step) bool {
 			}
 		}
 	}
-	if err := w.try(s); err != nil {
+	err := w.try(s)
+	if w.did != nil {
+		w.did(s, err)
+	}
+	if err != nil {
 		delay := func(n int) time.Duration { return time.Duration(n) * 10 * time.Second }
 		w.in.History[s.Name] = plan.Failed(w.in.History[s.Name], s, err, w.clock, delay)
 		return false

@@ -109,6 +109,9 @@ func Open(cfg Config) (*Runtime, error) {
 // Facts returns what this server is.
 func (r *Runtime) Facts() Facts { return facts(r.host.Kernel) }
 
+// Capacity returns what this server has. It looks again at every call.
+func (r *Runtime) Capacity() Capacity { return capacity(cgroupRoot, r.cfg.StateDir) }
+
 // Images is the store of images. What of them containers need is in Roots.
 func (r *Runtime) Images() *image.Store { return r.images }
 

@@ -10,6 +10,7 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/reconcile/report"
+	"reconciler/runtime"
 	"reconciler/runtime/idrange"
 )
 
@@ -121,6 +122,10 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 		line("pid", fmt.Sprint(d.Pid))
 	}
 	line("host name", d.Hostname)
+	line("address", d.IP)
+	line("IPv6 address", d.IPv6)
+	line("MAC address", d.MAC)
+	line("ports", strings.Join(d.Ports, ", "))
 	if d.Pid != 0 {
 		line("user ids", userIDs(d.FirstID))
 	}
@@ -139,17 +144,42 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 	if d.ID != "" {
 		line("restarts", fmt.Sprint(d.Restarts))
 	}
-	var limits []string
-	if d.Limits.CPUMillis > 0 {
-		limits = append(limits, fmt.Sprintf("cpu %dm", d.Limits.CPUMillis))
+	line("limits", limitsText(d.Limits))
+	if d.Requests != nil {
+		line("requests", requestsText(*d.Requests))
 	}
-	if d.Limits.Memory > 0 {
-		limits = append(limits, "memory "+size(d.Limits.Memory))
+}
+
+func limitsText(l runtime.Resources) string {
+	var words []string
+	for _, limit := range []struct {
+		name string
+		n    int64
+		text string
+	}{
+		{"cpu", l.CPUMillis, manifest.MilliCPU(l.CPUMillis).String()},
+		{"memory", l.Memory, manifest.Bytes(l.Memory).String()},
+		{"pids", l.Pids, fmt.Sprint(l.Pids)},
+		{"disk", l.Disk, manifest.Bytes(l.Disk).String()},
+		{"ingress", l.Ingress, manifest.BitRate(l.Ingress).String()},
+		{"egress", l.Egress, manifest.BitRate(l.Egress).String()},
+	} {
+		if limit.n > 0 {
+			words = append(words, limit.name+" "+limit.text)
+		}
 	}
-	if d.Limits.Pids > 0 {
-		limits = append(limits, fmt.Sprintf("pids %d", d.Limits.Pids))
+	return strings.Join(words, ", ")
+}
+
+func requestsText(r manifest.Requests) string {
+	var words []string
+	if r.CPU != nil {
+		words = append(words, "cpu "+r.CPU.String())
 	}
-	line("limits", strings.Join(limits, ", "))
+	if r.Memory != nil {
+		words = append(words, "memory "+r.Memory.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 func userIDs(first uint32) string {

@@ -76,7 +76,7 @@ func nothingHere(opts psOptions, elsewhere int) string {
 func (a *app) printRows(rows []report.Row, now time.Time) error {
 	head := []string{"NAMESPACE", "NAME", "STATE", "HEALTH", "RESTARTS", "AGE", "IMAGE", "REASON"}
 	if a.set.output == "wide" {
-		head = append(head[:len(head)-1], "PID", "ID", "REVISION", "DIGEST", "REASON")
+		head = append(head[:len(head)-1], "IP", "PORTS", "PID", "ID", "REVISION", "DIGEST", "REASON")
 	}
 	t := a.newTable(head...)
 	for _, r := range rows {
@@ -90,7 +90,7 @@ func (a *app) printRows(rows []report.Row, now time.Time) error {
 			if r.Pid != 0 {
 				pid = fmt.Sprint(r.Pid)
 			}
-			cells = append(cells, pid, r.ID, shortCommit(r.Revision), shortDigest(r.Digest))
+			cells = append(cells, r.IP, strings.Join(r.Ports, ","), pid, r.ID, shortCommit(r.Revision), shortDigest(r.Digest))
 		}
 		t.row(append(cells, reasonText(r, now, a.set.output == "wide"))...)
 	}

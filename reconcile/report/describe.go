@@ -23,6 +23,9 @@ type Description struct {
 	Spec        *manifest.Spec    `json:"spec"`
 	RunningSpec *manifest.Spec    `json:"runningSpec"`
 	Limits      runtime.Resources `json:"limits"`
+	// Requests are what is set aside for it; null where it is not meant to be here.
+	Requests *manifest.Requests `json:"requests"`
+	IPv6     string             `json:"ipv6"`
 	// FirstID is the first of the 65,536 user ids of the server that are the container's own; 0: it has the server's.
 	FirstID  uint32   `json:"firstID"`
 	Warnings []string `json:"warnings"`
@@ -88,13 +91,15 @@ func (s *subject) describeWanted(v View, d *Description) {
 	d.DesiredCommit = revisionOrNil(v.State.Accepted.Revision)
 	spec := manifest.Defaulted(s.want.Spec)
 	d.Spec = &spec
+	requests := spec.Requested()
+	d.Requests = &requests
 }
 
 func (s *subject) describeRunning(records []journal.Record, d *Description) {
 	if s.shown == nil {
 		return
 	}
-	d.Limits, d.FirstID = s.shown.Spec.Limits, s.shown.FirstID
+	d.Limits, d.FirstID, d.IPv6 = s.shown.Spec.Limits, s.shown.FirstID, s.shown.IPv6
 	d.Warnings = append(d.Warnings, s.shown.Warnings...)
 	if commit := s.shown.Spec.Revision; commit != "" {
 		d.MadeFrom = &Revision{Commit: commit}

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -189,7 +190,7 @@ func (s *subject) fill(r *Row) {
 	r.ID, r.Pid, r.Restarts = string(o.ID), o.Pid, max(0, o.Starts-1)
 	r.StartedAt, r.FinishedAt = timeOrNil(o.StartedAt), timeOrNil(o.FinishedAt)
 	r.ExitCode, r.OOMKilled = o.ExitCode, o.OOMKilled
-	r.IP, r.MAC = o.IP, o.MAC
+	r.IP, r.MAC, r.Ports = o.IP, o.MAC, publishedPorts(*o)
 	if o.Hostname != "" {
 		r.Hostname = o.Hostname
 	}
@@ -200,6 +201,27 @@ func (s *subject) fill(r *Row) {
 	if w, err := manifest.DecodeWorkload(o.Spec.Origin); err == nil && w.Kind != "" {
 		r.Kind = string(w.Kind)
 	}
+}
+
+// publishedPorts says where a running container can be reached, as docker does: 0.0.0.0:80->8080/tcp.
+func publishedPorts(o runtime.Status) []string {
+	out := []string{}
+	if o.State != runtime.StateRunning {
+		return out
+	}
+	for _, p := range o.Spec.Ports {
+		addresses := []netip.Addr{p.HostIP}
+		if !p.HostIP.IsValid() { // every address, as far as the container has one of the family
+			addresses = []netip.Addr{netip.IPv4Unspecified()}
+			if o.IPv6 != "" {
+				addresses = append(addresses, netip.IPv6Unspecified())
+			}
+		}
+		for _, a := range addresses {
+			out = append(out, fmt.Sprintf("%s->%d/%s", netip.AddrPortFrom(a, p.HostPort), p.ContainerPort, strings.ToLower(p.Protocol)))
+		}
+	}
+	return out
 }
 
 func (s *subject) state() string {

@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -286,5 +287,48 @@ func TestReportsDoNotWrite(t *testing.T) {
 func TestRecordOfAnotherRelease(t *testing.T) {
 	if got := EventsOf([]journal.Record{{Type: journal.TypeAccepted, Commit: "c"}, {Type: "later"}}, nil); len(got) != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestPublishedPorts shows where a container can be reached: only while it runs, and by IPv6 only where it has an address.
+func TestPublishedPorts(t *testing.T) {
+	w := workload("web", "d1")
+	o := status(w, runtime.StateRunning)
+	o.IP, o.IPv6, o.MAC = "10.77.0.5", "fd00::5", "02:00:0a:4d:00:05"
+	o.Spec.Ports = []runtime.Port{
+		{HostPort: 80, ContainerPort: 8080, Protocol: "TCP"},
+		{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 53, ContainerPort: 5353, Protocol: "UDP"},
+		{HostIP: netip.MustParseAddr("::1"), HostPort: 81, ContainerPort: 8081, Protocol: "TCP"},
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*runtime.Status)
+		want   []string
+	}{
+		{"running", func(*runtime.Status) {}, []string{"0.0.0.0:80->8080/tcp", "[::]:80->8080/tcp", "127.0.0.1:53->5353/udp", "[::1]:81->8081/tcp"}},
+		{"no IPv6", func(o *runtime.Status) { o.IPv6 = "" }, []string{"0.0.0.0:80->8080/tcp", "127.0.0.1:53->5353/udp", "[::1]:81->8081/tcp"}},
+		{"exited", func(o *runtime.Status) { o.State = runtime.StateExited }, []string{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := o
+			c.change(&o)
+			v := view([]manifest.Workload{w}, o)
+			if row := Rows(v, false)[0]; !reflect.DeepEqual(row.Ports, c.want) || row.IP != o.IP || row.MAC != o.MAC {
+				t.Errorf("row %+v, want ports %v", row, c.want)
+			}
+			if d, _ := Describe(v, nil, w.Name); d.IPv6 != o.IPv6 || !reflect.DeepEqual(d.Ports, c.want) {
+				t.Errorf("description %+v", d)
+			}
+		})
+	}
+}
+
+func TestDescribeRequests(t *testing.T) {
+	w := workload("web", "d1")
+	memory := manifest.Bytes(64 << 20)
+	w.Spec.Resources = &manifest.Resources{Limits: &manifest.Limits{Memory: &memory}}
+	d, _ := Describe(view([]manifest.Workload{w}), nil, w.Name)
+	if d.Requests == nil || d.Requests.CPU != nil || d.Requests.Memory == nil || *d.Requests.Memory != memory {
+		t.Errorf("requests %+v: want the limit", d.Requests)
 	}
 }

@@ -47,6 +47,9 @@ type Config struct {
 	Facts   plan.Facts
 	Policy  plan.Policy
 
+	// TakenPorts lists the ports of this server that others than the instance have. It is called before a port is to be
+	// published. Nil: none are known.
+	TakenPorts func(ctx context.Context) ([]plan.TakenPort, error)
 	// Resolve looks up what a reference with imagePullPolicy Always means now. Nil: never.
 	Resolve func(ctx context.Context, image runtime.Image, platform *runtime.Platform) (string, error)
 	// Collect takes away images that are neither in use nor in keep (digests), if the disk is full enough. Nil: never.

@@ -134,7 +134,7 @@ func (l *loop) turn(ctx context.Context) {
 	l.observed = observed
 	l.recoverAccepted()
 	// Not the time at which this turn began: failures that were noted since would seem to be of a clock that was set back.
-	p, set := l.decide(time.Now())
+	p, set := l.decide(ctx, time.Now())
 	l.current = p
 	l.wakeAt(p.Wake)
 	l.watchSecrets(ctx)
@@ -175,13 +175,13 @@ func (l *loop) cannotList(err error) {
 
 // decide computes what to do. A newer set comes into force here, unless a guard says no; set is the one that the steps
 // are for.
-func (l *loop) decide(now time.Time) (p plan.Plan, set *manifest.Set) {
+func (l *loop) decide(ctx context.Context, now time.Time) (p plan.Plan, set *manifest.Set) {
 	if l.state.Down {
 		l.blocked = ""
 		return plan.Plan{}, nil
 	}
 	if c := l.candidate; c != nil && !l.state.Suspended && c != l.state.Accepted {
-		in := l.input(*c, now)
+		in := l.input(ctx, *c, now)
 		in.Ancestry = l.ancestry
 		p = plan.Compute(in)
 		if p.Blocked == nil {
@@ -195,10 +195,10 @@ func (l *loop) decide(now time.Time) (p plan.Plan, set *manifest.Set) {
 	if l.state.Accepted == nil {
 		return plan.Plan{}, nil
 	}
-	return plan.Compute(l.input(*l.state.Accepted, now)), l.state.Accepted
+	return plan.Compute(l.input(ctx, *l.state.Accepted, now)), l.state.Accepted
 }
 
-func (l *loop) input(desired manifest.Set, now time.Time) plan.Input {
+func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) plan.Input {
 	l.clampRetries(now)
 	in := plan.Input{
 		Desired: desired, Accepted: l.state.Accepted, Observed: l.observed, History: l.histories,
@@ -207,12 +207,27 @@ func (l *loop) input(desired manifest.Set, now time.Time) plan.Input {
 		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
 	}
 	for name, f := range l.flights {
-		in.InFlight[name] = plan.InFlight{Op: f.step.Op, Digest: f.step.Workload.Digest}
+		in.InFlight[name] = plan.InFlight{
+			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload),
+		}
 	}
+	in.Facts.Taken = l.takenPorts(ctx, &desired, l.state.Accepted)
 	for _, c := range l.state.Approved {
 		in.Approved[c] = true
 	}
 	return in
+}
+
+// takenPorts asks for the ports that others have, where one of the sets needs to know. Without an answer nobody is held for
+// them: whoever starts with one that is taken fails.
+func (l *loop) takenPorts(ctx context.Context, sets ...*manifest.Set) []plan.TakenPort {
+	wanted := func(set *manifest.Set) bool { return set != nil && plan.WantsPorts(*set, l.observed) }
+	if l.cfg.TakenPorts == nil || !slices.ContainsFunc(sets, wanted) {
+		return nil
+	}
+	taken, err := l.cfg.TakenPorts(ctx)
+	l.note("tell which ports are in use", err)
+	return taken
 }
 
 // clampRetries keeps a clock that was set back from putting a retry off for years.

@@ -146,7 +146,7 @@ func (a *Agent) suspend(ctx context.Context, on bool) error {
 func (a *Agent) Plan(ctx context.Context) (report.Plan, error) {
 	var p plan.Plan
 	err := a.ask(ctx, func(l *loop) error {
-		p = l.preview(time.Now())
+		p = l.preview(ctx, time.Now())
 		return nil
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (a *Agent) Plan(ctx context.Context) (report.Plan, error) {
 }
 
 // preview computes the plan for the newest set as if nothing were in flight.
-func (l *loop) preview(now time.Time) plan.Plan {
+func (l *loop) preview(ctx context.Context, now time.Time) plan.Plan {
 	set := l.candidate
 	if set == nil {
 		set = l.state.Accepted
@@ -164,7 +164,7 @@ func (l *loop) preview(now time.Time) plan.Plan {
 	if set == nil {
 		return plan.Plan{}
 	}
-	in := l.input(*set, now)
+	in := l.input(ctx, *set, now)
 	in.InFlight = nil
 	if set != l.state.Accepted {
 		in.Ancestry = l.ancestry
@@ -200,7 +200,7 @@ func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
 		return report.Plan{}, err
 	}
 	l.loaded(got.set, got.ancestry)
-	return report.PlanOf(l.preview(time.Now())), nil
+	return report.PlanOf(l.preview(ctx, time.Now())), nil
 }
 
 // publish makes what is known now what View returns.

@@ -137,15 +137,22 @@ func (a *app) policy() (plan.Policy, error) {
 	if err != nil {
 		return plan.Policy{}, err
 	}
+	reserve, err := reserved(a.set.reserve)
+	if err != nil {
+		return plan.Policy{}, err
+	}
 	return plan.Policy{
 		MaxRemove: share, AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
 		AllowDevice: a.set.allowDevice, AllowPrivileged: a.set.allowPrivileged,
+		Reserve: reserve,
 	}, nil
 }
 
 func facts(rt *linux.Runtime) plan.Facts {
 	f := rt.Facts()
-	return plan.Facts{Architecture: f.Architecture, Variant: f.Variant, Kernel: f.Kernel}
+	return plan.Facts{
+		Architecture: f.Architecture, Variant: f.Variant, Kernel: f.Kernel, Capacity: plan.Amounts(rt.Capacity()),
+	}
 }
 
 // planAlone looks at the repository and says what an agent with these flags would do now.

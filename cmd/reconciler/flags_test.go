@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"reconciler/reconcile/plan"
 )
 
 // parse returns the settings that a command line gives the agent, without running it.
@@ -165,6 +167,19 @@ func TestPercent(t *testing.T) {
 	for _, text := range []string{"", "%", "101%", "-1", "5 %", "half", "50%%"} {
 		if _, err := percent("--max-remove", text); err == nil || !strings.Contains(err.Error(), "--max-remove") {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestReserve(t *testing.T) {
+	got, err := reserved(mustParse(t, nil, "--reserve", "cpu=500m,memory=1Gi", "--reserve", "disk=10G").reserve)
+	if want := (plan.Amounts{CPUMillis: 500, Memory: 1 << 30, Disk: 10_000_000_000}); err != nil || got != want {
+		t.Errorf("%+v, want %+v: %v", got, want, err)
+	}
+	for _, value := range []string{"cpus=1", "cpu=much", "memory=64m", "disk=-1"} {
+		_, err := reserved(mustParse(t, nil, "--reserve", value).reserve)
+		if err == nil || !strings.Contains(err.Error(), "--reserve "+value) || hintOf(err) == "" {
+			t.Errorf("%s: %v", value, err)
 		}
 	}
 }

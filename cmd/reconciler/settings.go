@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"reconciler/manifest"
+	"reconciler/reconcile/plan"
 )
 
 // settings are the flags that several verbs share.
@@ -27,6 +31,7 @@ type settings struct {
 	registryMirrors             []string
 	imageGCHigh, imageGCLow     int
 	maxRemove, maxUnavailable   string
+	reserve                     map[string]string
 	allowCapture, allowHostPath []string
 	allowSecretPath             []string
 	allowDevice                 []string
@@ -93,6 +98,8 @@ func (s *settings) addLoop(f *pflag.FlagSet) {
 	f.IntVar(&s.imageGCLow, "image-gc-low", 75, "`PERCENT` of the disk in use down to which unused images are removed")
 	f.StringVar(&s.maxRemove, "max-remove", "50%", "`SHARE` of this node's containers that one commit may remove without approval")
 	f.StringVar(&s.maxUnavailable, "max-unavailable", "25%", "`SHARE` of this node's containers that may be stopped for replacement at a time, at least one")
+	f.StringToStringVar(&s.reserve, "reserve", nil, "`RESOURCE=AMOUNT` of this server that containers cannot request, such as cpu=500m,memory=1Gi,disk=10Gi (may be repeated)")
+	f.Lookup("reserve").DefValue = ""
 }
 
 // addAll adds every flag that the agent has.
@@ -170,4 +177,33 @@ func percent(flag, value string) (int, error) {
 		return 0, withHint(fmt.Errorf("%s %q: not a share", flag, value), "write it in percent, such as 50%%")
 	}
 	return n, nil
+}
+
+// reserved reads the values of --reserve.
+func reserved(values map[string]string) (plan.Amounts, error) {
+	var out plan.Amounts
+	for _, name := range sortedKeys(values) {
+		var err error
+		switch name {
+		case "cpu":
+			var cpu manifest.MilliCPU
+			cpu, err = manifest.ParseMilliCPU(values[name])
+			out.CPUMillis = int64(cpu)
+		case "memory":
+			out.Memory, err = parseBytes(values[name])
+		case "disk":
+			out.Disk, err = parseBytes(values[name])
+		default:
+			err = errors.New("no such resource: want cpu, memory or disk")
+		}
+		if err != nil {
+			return plan.Amounts{}, withHint(fmt.Errorf("--reserve %s=%s: %w", name, values[name], err), "write it as --reserve cpu=500m,memory=1Gi,disk=10Gi")
+		}
+	}
+	return out, nil
+}
+
+func parseBytes(s string) (int64, error) {
+	n, err := manifest.ParseBytes(s)
+	return int64(n), err
 }

@@ -278,6 +278,18 @@ type Port struct {
 	Allow []netip.Prefix `json:"allow,omitempty"`
 }
 
+// Collides reports whether p and q cannot both be published.
+func (p Port) Collides(q Port) bool {
+	switch {
+	case p.Protocol != q.Protocol || p.HostPort != q.HostPort:
+		return false
+	case !p.HostIP.IsValid() || !q.HostIP.IsValid() || p.HostIP == q.HostIP:
+		return true
+	default:
+		return p.HostIP.Is4() == q.HostIP.Is4() && (p.HostIP.IsUnspecified() || q.HostIP.IsUnspecified())
+	}
+}
+
 // DNS is what a container's resolv.conf says instead of the instance's own server; empty parts are left as they are.
 type DNS struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"reconciler/reconcile/report"
 	"reconciler/reconcile/source"
 	"reconciler/runtime/linux"
+	"reconciler/runtime/network"
 )
 
 func newAgent(a *app) *cobra.Command {
@@ -99,6 +101,10 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 			}
 			return err
 		},
+		TakenPorts: func(ctx context.Context) ([]plan.TakenPort, error) {
+			taken, err := rt.TakenPorts(ctx)
+			return takenPorts(taken), err
+		},
 		Interval: a.set.interval, NextPoll: src.NextPoll, ImageInterval: a.set.imageInterval,
 		MaxUnavailable: unavailable, Logger: log,
 	})
@@ -153,6 +159,20 @@ func facts(rt *linux.Runtime) plan.Facts {
 	return plan.Facts{
 		Architecture: f.Architecture, Variant: f.Variant, Kernel: f.Kernel, Capacity: plan.Amounts(rt.Capacity()),
 	}
+}
+
+// takenPorts are those of the network room as a plan wants them. A program that listens on :: has IPv4 too, unless it asked
+// for IPv6 alone: nobody can see that from outside.
+func takenPorts(taken []network.Taken) []plan.TakenPort {
+	out := make([]plan.TakenPort, 0, len(taken))
+	for _, t := range taken {
+		to := plan.TakenPort{Protocol: t.Protocol, Address: t.At.Addr(), Port: t.At.Port(), By: fmt.Sprintf("%s (%s)", t.By, t.At)}
+		if to.Address == netip.IPv6Unspecified() {
+			to.Address = netip.Addr{}
+		}
+		out = append(out, to)
+	}
+	return out
 }
 
 // planAlone looks at the repository and says what an agent with these flags would do now.

@@ -93,7 +93,7 @@ func (p *ports) conflict(pl *placement, w *work) string {
 	for _, port := range w.step.Spec.Ports {
 		for _, h := range slices.Clone(p.holders[keyOf(port)]) {
 			switch {
-			case h.name == w.name || !collide(port, h.port):
+			case h.name == w.name || !port.Collides(h.port):
 			case slices.ContainsFunc(w.step.Remove, func(r Removal) bool { return r.ID == h.id }): // its former name
 			case h.id == "":
 				return fmt.Sprintf("wants port %s of this server, which is for %s", describePort(port), h.name.Short())
@@ -128,10 +128,10 @@ func (p *placement) givesUp(h holder, port runtime.Port) bool {
 	case w.step == nil:
 		return false
 	case w.step.Op == OpUpdate:
-		return w.step.ID == h.id && !slices.ContainsFunc(w.step.Spec.Ports, func(q runtime.Port) bool { return collide(q, port) })
+		return w.step.ID == h.id && !slices.ContainsFunc(w.step.Spec.Ports, port.Collides)
 	case w.step.Op == OpCreate, w.step.Op == OpReplace, w.step.Op == OpRemove:
 		return slices.ContainsFunc(w.step.Remove, func(r Removal) bool { return r.ID == h.id }) &&
-			!slices.ContainsFunc(w.step.Spec.Ports, func(q runtime.Port) bool { return collide(q, port) })
+			!slices.ContainsFunc(w.step.Spec.Ports, port.Collides)
 	default:
 		return false
 	}
@@ -153,23 +153,11 @@ func (p *ports) foreign(w *work, port runtime.Port) string {
 		}
 	}
 	for _, t := range taken {
-		if collide(port, runtime.Port{Protocol: t.Protocol, HostPort: t.Port, HostIP: t.Address}) {
+		if port.Collides(runtime.Port{Protocol: t.Protocol, HostPort: t.Port, HostIP: t.Address}) {
 			return t.By
 		}
 	}
 	return ""
-}
-
-// collide reports whether two ports cannot both be published.
-func collide(a, b runtime.Port) bool {
-	switch {
-	case keyOf(a) != keyOf(b):
-		return false
-	case !a.HostIP.IsValid() || !b.HostIP.IsValid() || a.HostIP == b.HostIP:
-		return true
-	default:
-		return a.HostIP.Is4() == b.HostIP.Is4() && (a.HostIP.IsUnspecified() || b.HostIP.IsUnspecified())
-	}
 }
 
 func describePort(p runtime.Port) string {

@@ -41,7 +41,7 @@ func (r *Runtime) publish(spec runtime.Spec, id runtime.ID) error {
 		}
 		for _, p := range spec.Ports {
 			for _, q := range o.status.Spec.Ports {
-				if p.Protocol == q.Protocol && p.HostPort == q.HostPort && (p.HostIP == q.HostIP || !p.HostIP.IsValid() || !q.HostIP.IsValid()) {
+				if p.Collides(q) {
 					return failed(OpStart, spec.Name, id, fmt.Errorf("%w: %s has %d/%s", errPortTaken, o.status.Spec.Name, p.HostPort, p.Protocol))
 				}
 			}

@@ -109,6 +109,9 @@ func Open(cfg Config) (*Runtime, error) {
 // Facts returns what this server is.
 func (r *Runtime) Facts() Facts { return facts(r.host.Kernel) }
 
+// TakenPorts lists the ports of this server that others than this instance have.
+func (r *Runtime) TakenPorts(ctx context.Context) ([]network.Taken, error) { return r.net.Taken(ctx) }
+
 // Capacity returns what this server has. It looks again at every call.
 func (r *Runtime) Capacity() Capacity { return capacity(cgroupRoot, r.cfg.StateDir) }
 

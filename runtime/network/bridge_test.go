@@ -176,6 +176,11 @@ func TestTakenPorts(t *testing.T) {
 	must(t, other.Publish(background, "x", []runtime.Port{{HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 8443, ContainerPort: 1, Protocol: "TCP"}}))
 	own := e.container("own")
 	e.publish(own, tcp(8444, 1))
+	gateway, err := e.bridge.Gateway(background)
+	must(t, err)
+	names, err := net.Listen("tcp", netip.AddrPortFrom(gateway.Address, 53).String())
+	must(t, err)
+	defer func() { _ = names.Close() }()
 
 	taken, err := e.bridge.Taken(background)
 	must(t, err)
@@ -193,6 +198,9 @@ func TestTakenPorts(t *testing.T) {
 	for _, p := range taken {
 		if p.At.Port() == 8444 {
 			t.Errorf("the instance's own port is taken by %s", p.By)
+		}
+		if p.At.Addr() == gateway.Address {
+			t.Errorf("the instance's own name server is in the way: %+v", p)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func TestPortsCollide(t *testing.T) {
 		{port("192.0.2.1", "TCP", 80), port("192.0.2.2", "TCP", 80), false},
 		{port("2001:db8::1", "TCP", 80), port("::", "TCP", 80), true},
 	} {
-		if got := collide(c.a, c.b); got != c.want || collide(c.b, c.a) != got {
+		if got := c.a.Collides(c.b); got != c.want || c.b.Collides(c.a) != got {
 			t.Errorf("%s and %s: %v, want %v", describePort(c.a), describePort(c.b), got, c.want)
 		}
 	}

@@ -26,7 +26,7 @@ type Taken struct {
 }
 
 // Taken lists the ports that programs of this server listen on, and that other instances publish. Published ports have
-// no listening socket, so neither shows the other.
+// no listening socket, so neither shows the other. The instance's own name server is in nobody's way: see routed.
 func (b *Bridge) Taken(ctx context.Context) ([]Taken, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list ports in use: %w", err)
@@ -49,6 +49,11 @@ func (b *Bridge) Taken(ctx context.Context) ([]Taken, error) {
 		}
 		all = append(all, found...)
 	}
+	st, err := b.store.read()
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, st.isNameServer)
 	others, err := b.publishedByOthers()
 	if err != nil {
 		return nil, fmt.Errorf("list ports in use by other instances: %w", err)
@@ -64,6 +69,11 @@ func (b *Bridge) Taken(ctx context.Context) ([]Taken, error) {
 		return strings.Compare(x.By, y.By)
 	})
 	return slices.Compact(all), nil
+}
+
+func (s *state) isNameServer(t Taken) bool {
+	return t.At.Port() == portDNS &&
+		(s.Subnet.IsValid() && t.At.Addr() == gateway(s.Subnet) || s.Subnet6.IsValid() && t.At.Addr() == gateway(s.Subnet6))
 }
 
 // States of sockets in /proc/net: one that waits for connections, and one of UDP that has no peer.

@@ -58,7 +58,7 @@ func (s *state) publish(id runtime.ID, ports []runtime.Port) (before, after []Le
 			continue
 		}
 		taken := func(p runtime.Port) bool {
-			return slices.ContainsFunc(ports, func(q runtime.Port) bool { return collide(p, q) })
+			return slices.ContainsFunc(ports, p.Collides)
 		}
 		at := slices.IndexFunc(other.Ports, taken)
 		if at < 0 {
@@ -85,22 +85,11 @@ func vetPorts(ports []runtime.Port) error {
 		case p.HostPort == 0 || p.ContainerPort == 0:
 			return errors.New("port 0 cannot be published")
 		}
-		if j := slices.IndexFunc(ports[:i], func(q runtime.Port) bool { return collide(p, q) }); j >= 0 {
+		if j := slices.IndexFunc(ports[:i], p.Collides); j >= 0 {
 			return fmt.Errorf("%s and %s are the same", describePort(ports[j]), describePort(p))
 		}
 	}
 	return nil
-}
-
-// collide reports whether two ports cannot both be published.
-func collide(a, b runtime.Port) bool {
-	if a.Protocol != b.Protocol || a.HostPort != b.HostPort {
-		return false
-	}
-	if !a.HostIP.IsValid() || !b.HostIP.IsValid() {
-		return true
-	}
-	return a.HostIP.Is4() == b.HostIP.Is4() && (a.HostIP == b.HostIP || a.HostIP.IsUnspecified() || b.HostIP.IsUnspecified())
 }
 
 func describePort(p runtime.Port) string {

@@ -41,6 +41,9 @@ func tablesOf(n names, subnet, subnet6 netip.Prefix) []table {
 	return []table{routed(n, subnet, subnet6), bridged(n)}
 }
 
+// portDNS is where a container asks for names.
+const portDNS = 53
+
 // routed is the table of what goes through the server: published ports, masquerading, and the way in.
 func routed(n names, subnet, subnet6 netip.Prefix) table {
 	t := table{family: nftables.TableFamilyINet}
@@ -78,7 +81,7 @@ func routed(n names, subnet, subnet6 netip.Prefix) table {
 		ports.rules = append(
 			ports.rules,
 			// The containers' own name server stays reachable beside a published one.
-			rule(only, is(f.daddr, gateway(f.subnet).AsSlice()...), is(dport(), 0, 53), back()),
+			rule(only, is(f.daddr, gateway(f.subnet).AsSlice()...), is(dport(), 0, portDNS), back()),
 			rule(allowed, mapped(f.ports, l4proto(), f.daddr, dport()), translate(f.family)),
 			rule(allowed, mapped(f.anywhere, l4proto(), dport()), translate(f.family)),
 		)

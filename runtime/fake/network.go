@@ -3,6 +3,7 @@ package fake
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"reconciler/runtime"
@@ -40,10 +41,8 @@ func (r *Runtime) publish(spec runtime.Spec, id runtime.ID) error {
 			continue
 		}
 		for _, p := range spec.Ports {
-			for _, q := range o.status.Spec.Ports {
-				if p.Collides(q) {
-					return failed(OpStart, spec.Name, id, fmt.Errorf("%w: %s has %d/%s", errPortTaken, o.status.Spec.Name, p.HostPort, p.Protocol))
-				}
+			if slices.ContainsFunc(o.status.Spec.Ports, p.Collides) {
+				return failed(OpStart, spec.Name, id, fmt.Errorf("%w: %s has %d/%s", errPortTaken, o.status.Spec.Name, p.HostPort, p.Protocol))
 			}
 		}
 	}

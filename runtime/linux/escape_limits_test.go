@@ -39,7 +39,9 @@ func TestGreed(t *testing.T) {
 			if out, _ := e.run(flood); len(out) > 128<<10 || !strings.HasSuffix(out, "\nthe end\n") {
 				t.Errorf("%d bytes of output are kept", len(out))
 			}
-			bomb := e.start(greedy("b() { b | b & }; b; sleep 1000"))
+			forks := greedy("b() { b | b & }; b; sleep 1000")
+			forks.Limits.Memory = 0 // else that may end it first
+			bomb := e.start(forks)
 			e.exec(neighbour, "sh", "-c", "echo fine | cat")
 			// The kernel counts what it refused.
 			events := func() string { return e.cgroupFile(bomb, "pids", "pids.events", "pids.events") }

@@ -11,10 +11,15 @@ import (
 // than are left. What is here stays, whatever it has. Dependencies are looked at before those that depend on them, else
 // the order is that of names.
 func (c *computation) place() {
-	if !slices.ContainsFunc(c.works, func(w *work) bool { return w.step != nil && w.step.claims() }) {
+	if !slices.ContainsFunc(c.works, (*work).claims) {
 		return
 	}
 	p := &placement{c: c, state: make(map[*work]visit, len(c.works)), room: c.newRoom(), ports: c.newPorts()}
+	for _, w := range c.works {
+		if w.claims() && c.isUnderway(w) {
+			p.ports.take(w) // as room has what they need already
+		}
+	}
 	for _, w := range c.works {
 		p.add(w)
 		for _, b := range p.bound {
@@ -24,14 +29,14 @@ func (c *computation) place() {
 	}
 	p.last = true
 	for _, w := range c.works {
-		if p.state[w] == 0 && w.step != nil && w.step.claims() && !c.isUnderway(w) { // a circle of dependencies, which no valid manifest has
-			p.settle(w)
+		if p.state[w] == 0 && w.claims() && !c.isUnderway(w) {
+			p.settle(w) // one of a circle of dependencies, which no valid manifest has
 		}
 	}
 }
 
-// claims reports whether a step may take more than its name has.
-func (s Step) claims() bool { return s.starts() || s.Op == OpUpdate }
+// claims reports whether w's step may take more than its name has.
+func (w *work) claims() bool { return w.step != nil && (w.step.starts() || w.step.Op == OpUpdate) }
 
 // placement is one run of place.
 type placement struct {
@@ -59,10 +64,7 @@ func (p *placement) add(w *work) {
 	case starts && missing:
 		p.state[w] = stalled
 		return
-	case w.step == nil || !w.step.claims():
-	case p.c.isUnderway(w):
-		p.ports.take(w)
-	default:
+	case w.claims() && !p.c.isUnderway(w):
 		p.settle(w)
 	}
 	p.state[w] = visited
@@ -101,7 +103,10 @@ func (p *placement) settle(w *work) {
 	if old, err := manifest.DecodeWorkload(w.keep.Spec.Origin); err == nil {
 		p.c.keepAlive(w, old)
 	}
-	if w.step != nil && p.tryTake(w) != nil {
+	if w.step == nil {
+		return
+	}
+	if missing, _ := p.addDependencies(w); missing || p.tryTake(w) != nil {
 		w.step = nil
 	}
 }

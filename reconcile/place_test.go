@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,11 +22,17 @@ func published(name, port string) map[string]string {
 
 func TestPortThatAProgramHas(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		asked, taken := 0, []plan.TakenPort{{Protocol: "TCP", Port: 80, By: "a program that listens"}}
-		var failure error
+		var asked atomic.Int64
+		var ended, silent atomic.Bool // the program; the kernel
 		w.cfg.TakenPorts = func(context.Context) ([]plan.TakenPort, error) {
-			asked++
-			return taken, failure
+			asked.Add(1)
+			switch {
+			case silent.Load():
+				return nil, errors.New("the kernel does not say")
+			case ended.Load():
+				return nil, nil
+			}
+			return []plan.TakenPort{{Protocol: "TCP", Port: 80, By: "a program that listens"}}, nil
 		}
 		w.push(merge(published("web", "80"), containers("", "db")))
 		w.start()
@@ -38,18 +45,18 @@ func TestPortThatAProgramHas(t *testing.T) {
 		if s := w.status(); s.Health != report.Degraded || !strings.Contains(s.Message, "80/TCP") {
 			t.Errorf("status %+v", s)
 		}
-		taken = nil // the program has ended: nobody tells, and the next look sees it
+		ended.Store(true) // nobody tells, and the next look sees it
 		after(time.Minute)
 		w.wantRunning("db", "web")
 		if row = w.row("web"); len(row.Ports) != 1 || row.Ports[0] != "0.0.0.0:80->8080/tcp" || row.IP == "" || row.MAC == "" {
 			t.Errorf("%+v", row)
 		}
-		before := asked
+		before := asked.Load()
 		after(time.Hour)
-		if asked != before {
-			t.Errorf("asked %d times for ports in use while nothing was to be published", asked-before)
+		if now := asked.Load(); now != before {
+			t.Errorf("asked %d times for ports in use while nothing was to be published", now-before)
 		}
-		failure = errors.New("the kernel does not say")
+		silent.Store(true)
 		pid := row.Pid
 		w.push(merge(published("web", "81"), containers("", "db")))
 		if row = w.row("web"); len(row.Ports) != 1 || row.Ports[0] != "0.0.0.0:81->8080/tcp" || row.Pid != pid {

@@ -26,7 +26,7 @@ deps: ## install what building and testing need (Debian packages; as root)
 	@./scripts/deps
 
 build: deps ## build bin/reconciler
-	$(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/reconciler ./cmd/reconciler
+	$(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS) -s -w' -o bin/reconciler ./cmd/reconciler
 	@$(call small,bin/reconciler)
 
 static: deps ## build bin/reconciler-static, which needs no library of the server it runs on

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fscommon"
 )
 
 // cgroupRoots returns where every cgroup hierarchy of this server is mounted: one for v2, several for v1 and hybrid.
@@ -77,11 +78,11 @@ func enterOwnCgroup(instance string) error {
 }
 
 // makeCgroup makes a cgroup and those above it. Another instance that ends may remove the common parent in between,
-// which is not yet held by anything of ours.
+// which is not yet held by anything of ours: it is missing then, or was there and is gone at the second look.
 func makeCgroup(dir string) error {
 	for {
 		err := os.MkdirAll(dir, 0o755)
-		if !errors.Is(err, os.ErrNotExist) {
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 		if _, serr := os.Stat(filepath.Dir(filepath.Dir(filepath.Dir(dir)))); serr != nil {
@@ -133,6 +134,26 @@ func writeCgroup(path, value string) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
+}
+
+// reclaim asks the kernel to take cached files from a v2 cgroup until it uses no more than limit bytes, where that can be
+// enough: looking for more than there is would take it seconds. v1 does so by itself; before Linux 5.19 v2 cannot be asked.
+func reclaim(cgroup string, limit int64) {
+	used, err := fscommon.GetCgroupParamUint(cgroup, "memory.current")
+	if err != nil || used <= uint64(limit) {
+		return
+	}
+	cached := uint64(0)
+	for _, list := range []string{"inactive_file", "active_file"} {
+		n, err := fscommon.GetValueByKey(cgroup, "memory.stat", list)
+		if err != nil {
+			return
+		}
+		cached += n
+	}
+	if over := used - uint64(limit); over <= cached {
+		_ = writeCgroup(filepath.Join(cgroup, "memory.reclaim"), strconv.FormatUint(over, 10))
+	}
 }
 
 // leaveOwnCgroup moves this process, which is about to end, to the roots and removes its cgroups, with the instance's if

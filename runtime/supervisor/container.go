@@ -156,6 +156,7 @@ func (c *container) finish() {
 	if err := writeJSON(filepath.Join(c.rec.Request.LogDir, exitFile), e); err != nil {
 		c.warn("its exit could not be recorded: " + err.Error())
 	}
+	c.srv.boundOwnLog() // before the exit is seen, so that it is never behind
 	c.mu.Lock()
 	c.exit, c.lc, c.proc, c.out = &e, nil, nil, nil
 	c.mu.Unlock()
@@ -163,7 +164,6 @@ func (c *container) finish() {
 	for _, s := range []Stream{Stdout, Stderr} {
 		_ = os.Remove(filepath.Join(c.dir, string(s)))
 	}
-	c.srv.boundOwnLog()
 	close(c.exited)
 	c.srv.publish(runtime.Event{Type: runtime.EventExited, ID: c.id, Time: finished})
 	c.srv.log.Info("container exited", "container", c.id, "code", e.codeText(), "oom", e.OOMKilled)
@@ -313,6 +313,11 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	cg := *config.Cgroups
 	res := *cg.Resources
 	applyLimits(&res, limits, limitsSwap())
+	if res.MemoryCheckBeforeUpdate { // on v2, which counts cached files as in use
+		if state, err := lc.State(); err == nil && state.CgroupPaths[""] != "" {
+			reclaim(state.CgroupPaths[""], limits.Memory)
+		}
+	}
 	cg.Resources = &res
 	config.Cgroups = &cg
 	if err := lc.Set(config); err != nil {

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
-	"golang.org/x/sys/unix"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"reconciler/runtime"
 )
@@ -82,6 +82,22 @@ func TestLimits(t *testing.T) {
 			t.Errorf("of one that has ended: %v", err)
 		}
 	})
+	// Cached files give way to a lower limit. What is in use does not, and nobody is killed for it.
+	t.Run("lowered", func(t *testing.T) {
+		spec := e.spec("lowered", "sh", "-c", "dd if=/dev/zero of=/tmp/cached bs=1M count=40 conv=fsync && echo written; exec sleep 1000")
+		spec.Linux.Resources.Memory = memory(64 << 20)
+		req := e.startSpec("lowered", spec)
+		e.awaitLine(req, "written")
+		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{Memory: 16 << 20}, runtime.Logs{}); err != nil {
+			t.Errorf("below what is cached: %v", err)
+		}
+		if err := e.c.Update(e.ctx(), req.ID, runtime.Resources{Memory: 1 << 10}, runtime.Logs{}); err == nil {
+			t.Error("a limit below what is used was taken")
+		}
+		if st := e.state(req.ID); !st.Running {
+			t.Errorf("it was killed: %+v", st)
+		}
+	})
 }
 
 // On v2 a lower limit kills unless it is checked against what is in use; a limit that is not lowered needs no check, and
@@ -104,16 +120,22 @@ func TestDegrades(t *testing.T) {
 	spec := e.spec("greedy", "sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj")
 	low := -900
 	spec.Process.OOMScoreAdj = &low
-	spec.Process.Rlimits = rlimit("RLIMIT_NOFILE", 1<<30)
+	spec.Process.Rlimits = rlimit("RLIMIT_NOFILE", 1<<31) // more than fs.nr_open can be
 	req := e.startSpec("greedy", spec)
 	if exit := e.wait(req); codeOf(exit) != "0" {
 		t.Errorf("exit %s, output %q", codeOf(exit), e.lines(req, LogOptions{}))
 	}
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		t.Fatal(err)
-	}
-	if st := e.state(req.ID); own.Max < 1<<30 && len(st.Warnings) == 0 {
+	if st := e.state(req.ID); len(st.Warnings) == 0 {
 		t.Errorf("no warning: %+v", st)
+	}
+}
+
+// With every capability, as on most servers, only the number of open files has a bound.
+func TestRlimitsWithEveryCapability(t *testing.T) {
+	for name, want := range map[string]int{"RLIMIT_NOFILE": 1, "RLIMIT_NPROC": 0} {
+		p := &specs.Process{Rlimits: rlimit(name, 1<<31)}
+		if got := lowerRlimits(p, true); len(got) != want || (p.Rlimits[0].Hard < 1<<31) != (want == 1) {
+			t.Errorf("%s: warnings %q, limit %d", name, got, p.Rlimits[0].Hard)
+		}
 	}
 }

@@ -31,8 +31,8 @@ type Env struct {
 	Impossible map[string]runtime.Spec
 }
 
-// patience is how long the suite waits for anything before it fails.
-const patience = 30 * time.Second
+// patience is how long the suite waits for anything before it fails. The machine may be an emulated one.
+const patience = time.Minute
 
 // Run runs the suite: one subtest for each rule, each on a Runtime of its own that open makes (and takes away again
 // with t.Cleanup). Every container that a subtest made is removed at its end.

@@ -169,7 +169,7 @@ func TestExecTerminal(t *testing.T) {
 		t.Errorf("%d %q %v", code, out.String(), err)
 	}
 
-	// Typed input, and a new size in between.
+	// Typed input, and a new size in between. A shell that is about to read when a signal comes looks at it only later.
 	in, typed := io.Pipe()
 	said, w := io.Pipe()
 	sizes := make(chan Size)
@@ -196,7 +196,7 @@ func TestExecTerminal(t *testing.T) {
 	}()
 	code, err = e.c.Exec(e.ctx(), ExecRequest{
 		ID: req.ID, TTY: true, Width: 80, Height: 24, Resize: sizes,
-		Args: []string{"sh", "-c", "trap 'echo changed $(stty size)' WINCH; echo ready; until read x; do :; done; echo got $x; exit 3"},
+		Args: []string{"sh", "-c", "trap 'echo changed $(stty size)' WINCH; echo ready; until read -t 1 x; do :; done; echo got $x; exit 3"},
 	}, in, w, nil)
 	_ = w.Close()
 	<-read

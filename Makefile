@@ -12,12 +12,16 @@ BENCHTIME   ?= 1s
 # The packages whose tests are also run under the race detector: those with goroutines and without real containers.
 RACE        := ./manifest/... ./reconcile/... ./runtime/fake/...
 EXAMPLES    := examples/fleet examples/registry
+# What needs no library of the server that it runs on.
+STATIC      := -tags '$(TAGS) netgo osusergo' -ldflags '$(LDFLAGS) -s -w -linkmode external -extldflags "-static"'
+# The packages whose tests also run on another kernel, the longest first.
+VM          := runtime/linux runtime/supervisor runtime/image runtime/rootfs runtime/network
 # What is copied to every server is one small file.
 small = size=$$(stat -c %s $(1)); if ((size >= 40000000)); then echo "$(1): $$size bytes, want less than 40 MB" >&2; exit 1; fi; \
 	echo "$(1): $$((size / 1000000)) MB"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build static check lint fmt vet examples schema test test-root test-static race fuzz bench cover demo clean
+.PHONY: help deps build static check lint fmt vet examples schema test test-root test-static test-vm race fuzz bench cover demo clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +34,7 @@ build: deps ## build bin/reconciler
 	@$(call small,bin/reconciler)
 
 static: deps ## build bin/reconciler-static, which needs no library of the server it runs on
-	$(GO) build -trimpath -tags '$(TAGS) netgo osusergo' \
-		-ldflags '$(LDFLAGS) -s -w -linkmode external -extldflags "-static"' -o bin/reconciler-static ./cmd/reconciler
+	$(GO) build -trimpath $(STATIC) -o bin/reconciler-static ./cmd/reconciler
 	@if ldd bin/reconciler-static >/dev/null 2>&1; then echo "bin/reconciler-static is not static" >&2; exit 1; fi
 	@$(call small,bin/reconciler-static)
 	@./bin/reconciler-static version >/dev/null
@@ -40,7 +43,7 @@ check: lint vet examples ## lint, vet, format, examples and schema: everything t
 
 lint: deps
 	$(LINT) run ./...
-	@for script in scripts/* .ci/run; do bash -n "$$script"; done
+	@for script in $$(find scripts -type f) .ci/run; do bash -n "$$script"; done
 
 fmt: deps ## format the Go code as `make check` wants it
 	$(LINT) fmt ./...
@@ -69,6 +72,10 @@ test-root: deps ## run the tests that make real containers (root only)
 
 test-static: static ## run the static binary where nothing else is: in an empty root directory (root only)
 	@./scripts/alone bin/reconciler-static
+
+test-vm: static ## run the runtime's tests, and the program, in a virtual machine with another kernel and cgroup v2
+	$(GO) test -c $(STATIC) -o bin/vm/tests/ $(addprefix ./,$(VM))
+	@./scripts/test-vm $(VM)
 
 # Without a bound on minimising, the first input whose coverage differs from run to run takes all the time there is.
 fuzz: deps ## run each fuzzer for FUZZTIME (10s)

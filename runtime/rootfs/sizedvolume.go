@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -126,9 +127,18 @@ func journalFor(size int64) int64 {
 	return usual
 }
 
+// letGo is how long the kernel may take to take a container's mounts away after its end.
+const letGo = 2 * time.Second
+
 // resizeImage gives the file system in an image that is not mounted another size.
 func resizeImage(ctx context.Context, lock *os.File, image string, size int64) error {
 	dev, err := findLoop(image)
+	// No event says that the loop device has gone with the last of those mounts.
+	for end := time.Now().Add(letGo); err == nil && dev != nil && time.Now().Before(end) && ctx.Err() == nil; {
+		_ = dev.Close()
+		time.Sleep(20 * time.Millisecond)
+		dev, err = findLoop(image)
+	}
 	if err != nil {
 		return err
 	}

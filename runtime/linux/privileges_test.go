@@ -180,13 +180,13 @@ func TestUlimits(t *testing.T) {
 func TestSysctls(t *testing.T) {
 	forUserIDs(t, func(t *testing.T, hostUsers *bool) {
 		e := newEnv(t)
-		spec := e.sh("web", "cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/ip_unprivileged_port_start; sleep 1000")
+		spec := e.sh("web", "cat /proc/sys/net/ipv4/tcp_fin_timeout /proc/sys/net/ipv4/ip_unprivileged_port_start; sleep 1000")
 		spec.Security.HostUsers = hostUsers
-		spec.Sysctls = map[string]string{"net.core.somaxconn": "77", "net.ipv4.ip_unprivileged_port_start": "500"}
+		spec.Sysctls = map[string]string{"net.ipv4.tcp_fin_timeout": "77", "net.ipv4.ip_unprivileged_port_start": "500"}
 		id := e.start(spec)
 		e.said(id, "500")
 		e.expect(e.output(id), "77\n500\n")
-		if data, err := os.ReadFile("/proc/sys/net/core/somaxconn"); err != nil || string(data) == "77\n" {
+		if data, err := os.ReadFile("/proc/sys/net/ipv4/tcp_fin_timeout"); err != nil || string(data) == "77\n" {
 			t.Errorf("the server's own is %q, %v", data, err)
 		}
 		ipc := e.sh("ipc", "cat /proc/sys/kernel/shmmni; sleep 1000")

@@ -311,7 +311,8 @@ func sysctlHint(msg string) string {
 	case strings.HasSuffix(msg, unix.EACCES.Error()), strings.HasSuffix(msg, unix.EPERM.Error()):
 		return "this kernel lets nobody set it who has user ids of its own: say `hostUsers: true`, or leave it out"
 	case strings.HasSuffix(msg, unix.ENOENT.Error()):
-		return "this kernel has no such parameter in a namespace of a container's own: leave it out"
+		// Linux 6.1, for one, hides those of net.core from a network whose owner has user ids of its own.
+		return "this kernel has no such parameter in a namespace of a container's own: leave it out, or say `hostUsers: true` if that has it"
 	}
 	return "the kernel does not take this value"
 }

@@ -125,7 +125,7 @@ func TestPrivileged(t *testing.T) {
 	e := newEnv(t)
 	spec := e.sh("web", `exec 2>&1 # one stream, in its order
 		grep -E '^(NoNewPrivs|Seccomp|CapEff|CapBnd):' /proc/self/status
-		cat /proc/self/uid_map
+		cat /proc/self/uid_map /proc/self/attr/current
 		mount -t tmpfs none /tmp && echo mounted
 		mknod /tmp/zero c 1 5 && head -c 1 /tmp/zero | wc -c
 		ls /dev | grep -x -E 'loop0|kmsg|vda|full' | tr '\n' ' '
@@ -150,6 +150,9 @@ func TestPrivileged(t *testing.T) {
 	}
 	_, caps, _ := strings.Cut(string(own), "CapEff:\t")
 	e.expect(out, "NoNewPrivs:\t0", "Seccomp:\t0", "CapEff:\t"+caps[:16], "4294967295\n", "mounted\n1\n", "loop0 ", "sysctl\n", "cgroup\n")
+	if hasAppArmor() {
+		e.expect(out, "unconfined\n")
+	}
 	if st.FirstID != 0 {
 		t.Errorf("it has user ids of its own: %+v", st)
 	}

@@ -63,6 +63,9 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
 		return err
 	}
+	if err = r.checkAppArmorProfile(e.Spec); err != nil { // it can have gone since, such as by a boot
+		return err
+	}
 	img, err := r.imageOf(*e)
 	if err != nil {
 		return err

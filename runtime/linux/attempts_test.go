@@ -120,9 +120,17 @@ func attemptsOnProcesses() []attempt {
 	}
 }
 
-// ofOthers tries something on the processes of others.
+// ofOthers tries something on the processes of others. A thread of one's own may have the number of one of theirs in a pid
+// namespace, on a server that has just booted above all.
 func ofOthers(try func(pid int) error) func(world) error {
-	return func(w world) error { return anyOf(w.Pids, try) }
+	return func(w world) error {
+		return anyOf(w.Pids, func(pid int) error {
+			if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", pid)); err == nil {
+				return unix.ESRCH
+			}
+			return try(pid)
+		})
+	}
 }
 
 // throughProc looks for the marker through every door that /proc has to a directory.

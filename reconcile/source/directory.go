@@ -167,7 +167,11 @@ func takeSnapshot(ctx context.Context, dir string, last *snapshot) (*snapshot, e
 		return nil, err
 	}
 	sc.snap.rev.Commit = dirPrefix + hex.EncodeToString(sc.sum.Sum(nil))
-	sc.snap.rev.Subject = fmt.Sprintf("%d files in %s", sc.snap.files(), printable(dir, 150))
+	files := "files"
+	if sc.snap.files() == 1 {
+		files = "file"
+	}
+	sc.snap.rev.Subject = fmt.Sprintf("%d %s in %s", sc.snap.files(), files, printable(dir, 150))
 	return sc.snap, nil
 }
 

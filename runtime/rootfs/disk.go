@@ -158,29 +158,20 @@ func checkTools() error {
 }
 
 // TryDisk makes a small limited disk in a temporary directory below dir and takes it away again. It needs root.
-func TryDisk(ctx context.Context, dir string) (err error) {
-	if err = checkTools(); err != nil {
+func TryDisk(ctx context.Context, dir string) error {
+	if err := checkTools(); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(dir, ".disk-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cleanErr := unmountBelow(tmp); cleanErr != nil {
-			err = errors.Join(err, cleanErr)
-			return
+	return inScratch(dir, func(tmp string) error {
+		image, target := filepath.Join(tmp, "disk.img"), filepath.Join(tmp, "disk")
+		if err := makeImage(ctx, image, 4<<20, 0); err != nil {
+			return err
 		}
-		err = errors.Join(err, os.RemoveAll(tmp))
-	}()
-	image, target := filepath.Join(tmp, "disk.img"), filepath.Join(tmp, "disk")
-	if err = makeImage(ctx, image, 4<<20, 0); err != nil {
-		return err
-	}
-	if err = mountImage(image, target); err != nil {
-		return err
-	}
-	return settleExt4(target)
+		if err := mountImage(image, target); err != nil {
+			return err
+		}
+		return settleExt4(target)
+	})
 }
 
 // mib shows a size to people.

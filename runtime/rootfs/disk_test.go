@@ -146,7 +146,7 @@ func TestTryDiskLeavesNothing(t *testing.T) {
 	if err := errors.Join(b.CheckDisk(8<<20), rootfs.TryDisk(t.Context(), b.dir)); err != nil {
 		t.Errorf("a disk cannot be made here: %v", err)
 	}
-	if left, err := filepath.Glob(b.dir + "/.disk-*"); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(b.dir + "/.try-*"); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	if left := leak.Wait(b.dir, "", "none"); len(left) > 0 {

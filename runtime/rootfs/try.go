@@ -23,8 +23,24 @@ func TryMapped(dir, runDir string) error {
 	return try(dir, ids)
 }
 
-func try(dir string, ids *mapper) (err error) {
-	tmp, err := os.MkdirTemp(dir, ".overlay-")
+func try(dir string, ids *mapper) error {
+	return inScratch(dir, func(tmp string) error {
+		layer, target := filepath.Join(tmp, "layer"), filepath.Join(tmp, "target")
+		for _, d := range []string{layer, target} {
+			if err := os.Mkdir(d, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := mountMapped([]string{layer}, tmp, Root{Path: target, Bundle: tmp}, ids); err != nil {
+			return err
+		}
+		return writeNew(filepath.Join(target, "file"), nil, 0o600)
+	})
+}
+
+// inScratch calls fn with a temporary directory below dir, and takes away what fn made and mounted there.
+func inScratch(dir string, fn func(tmp string) error) (err error) {
+	tmp, err := os.MkdirTemp(dir, ".try-")
 	if err != nil {
 		return err
 	}
@@ -35,14 +51,5 @@ func try(dir string, ids *mapper) (err error) {
 		}
 		err = errors.Join(err, os.RemoveAll(tmp))
 	}()
-	layer, target := filepath.Join(tmp, "layer"), filepath.Join(tmp, "target")
-	for _, d := range []string{layer, target} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := mountMapped([]string{layer}, tmp, Root{Path: target, Bundle: tmp}, ids); err != nil {
-		return err
-	}
-	return writeNew(filepath.Join(target, "file"), nil, 0o600)
+	return fn(tmp)
 }

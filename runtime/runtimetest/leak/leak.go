@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"reconciler/runtime/idrange"
 	"reconciler/runtime/network"
@@ -223,11 +222,4 @@ func files(runDir string) (found []string, err error) {
 func FDs(pid int) (int, error) {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return len(entries), err
-}
-
-// NetNS returns the identity of a process's network namespace, to be compared with that of another.
-func NetNS(pid int) (uint64, error) {
-	var st unix.Stat_t
-	err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st)
-	return st.Ino, err
 }

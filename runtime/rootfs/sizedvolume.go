@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,14 +73,42 @@ func volumeUse(image string) (int64, error) {
 	return now.used, err
 }
 
-// mountOf returns a path where the file system on a block device is mounted; empty: nowhere in sight.
-func mountOf(dev *os.File) (string, error) {
+// isMounted reports whether any process of this server sees the file system on a block device mounted.
+func isMounted(dev *os.File) (bool, error) {
+	device, err := deviceNumbers(dev)
+	if err != nil {
+		return false, err
+	}
+	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	for _, path := range tables {
+		table, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(table, []byte(" "+device+" ")) { // else that process has ended
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// deviceNumbers returns those of a block device as mountinfo has them, major:minor.
+func deviceNumbers(dev *os.File) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dev.Fd()), &st); err != nil {
 		return "", &fs.PathError{Op: "stat", Path: dev.Name(), Err: err}
 	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
+}
+
+// mountOf returns a path where the file system on a block device is mounted; empty: nowhere in sight.
+func mountOf(dev *os.File) (string, error) {
+	device, err := deviceNumbers(dev)
+	if err != nil {
+		return "", err
+	}
 	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		same := m.Major == int(unix.Major(st.Rdev)) && m.Minor == int(unix.Minor(st.Rdev))
+		same := fmt.Sprintf("%d:%d", m.Major, m.Minor) == device
 		return !same, same
 	})
 	if err != nil || len(infos) == 0 {
@@ -127,24 +156,33 @@ func journalFor(size int64) int64 {
 	return usual
 }
 
-// letGo is how long the kernel may take to take a container's mounts away after its end.
-const letGo = 2 * time.Second
+// letGo is how long the kernel may take to take the mounts of a container that has ended away, which writes what is not
+// yet written: seconds on a slow disk.
+const letGo = 30 * time.Second
 
 // resizeImage gives the file system in an image that is not mounted another size.
 func resizeImage(ctx context.Context, lock *os.File, image string, size int64) error {
 	dev, err := findLoop(image)
+	held := false
 	// No event says that the loop device has gone with the last of those mounts.
-	for end := time.Now().Add(letGo); err == nil && dev != nil && time.Now().Before(end) && ctx.Err() == nil; {
-		_ = dev.Close()
-		time.Sleep(20 * time.Millisecond)
-		dev, err = findLoop(image)
+	for end := time.Now().Add(letGo); err == nil && dev != nil && !held && time.Now().Before(end) && ctx.Err() == nil; {
+		if held, err = isMounted(dev); err == nil && !held {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err = errors.Join(err, dev.Close()); err == nil {
+			dev, err = findLoop(image)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	if dev != nil {
+		why := "the kernel has not let go of it since it was unmounted"
+		if held {
+			why = "another container has it mounted with another size"
+		}
 		return errors.Join(&runtime.Error{
-			Op: "give it a size of " + mib(size), Err: errors.New("another container has it mounted with another size"),
+			Op: "give it a size of " + mib(size), Err: errors.New(why),
 			Reason: runtime.ReasonVolumeConflict, Hint: "give it the same size in every manifest that mounts it",
 		}, dev.Close())
 	}

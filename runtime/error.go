@@ -48,6 +48,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // have nothing to do then).
 var ErrNotFound = errors.New("no such container")
 
+// ErrNotRunning is wrapped by the error of a method that needs a running container where it is not.
+var ErrNotRunning = errors.New("the container is not running")
+
 // IsPermanent reports whether err says that trying again is no use.
 func IsPermanent(err error) bool {
 	e, ok := errors.AsType[*Error](err)

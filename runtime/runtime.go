@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io/fs"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -31,6 +32,24 @@ type Runtime interface {
 	// Remove takes away a container and everything made for it, killing what still runs. Volumes stay.
 	// Removing what is not there does nothing.
 	Remove(ctx context.Context, id ID) error
+	// Serve says whether a container answers for its name: whether its published ports and its name in DNS lead to it while
+	// it runs. A new one does, unless another of its name runs and serves when it is created; that is kept over restarts. With
+	// on, ports and name are taken over from every other container of the name at once: at no moment do they lead nowhere, and
+	// established TCP connections stay where they are.
+	Serve(ctx context.Context, id ID, on bool) error
+	// Drain returns when no connection through published ports to the container is established any more, or with ctx's
+	// error when ctx ends before.
+	Drain(ctx context.Context, id ID) error
+	// Exec runs a command in a running container, as its user, without a terminal or input.
+	Exec(ctx context.Context, id ID, command []string) (ExecResult, error)
+	// Dial connects from inside a running container's network, to a port of its own such as "127.0.0.1:8080"; an address
+	// without a host means the container's own one. network is "tcp" or "udp".
+	Dial(ctx context.Context, id ID, network, address string) (net.Conn, error)
+	// Signal sends a signal such as SIGHUP to a running container's process 1; one that does not run is an error that wraps
+	// ErrNotRunning.
+	Signal(ctx context.Context, id ID, signal string) error
+	// Stats measures every running container, sorted as List is.
+	Stats(ctx context.Context) ([]Stats, error)
 	// Watch returns a channel of hints that something changed, closed when ctx ends. Hints may be dropped or repeated.
 	Watch(ctx context.Context) (<-chan Event, error)
 }
@@ -105,6 +124,8 @@ type Status struct {
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 
+	// Serving is true where published ports and the name lead to this container while it runs. See Runtime.Serve.
+	Serving bool `json:"serving"`
 	// FirstID is the first of the 65,536 user and group ids of this server that are the container's own; 0: it has the
 	// server's.
 	FirstID     uint32 `json:"firstID,omitempty"`

@@ -76,7 +76,7 @@ func (a *app) runExec(ctx context.Context, text, namespace string, command []str
 
 // execer is what exec needs of the runtime.
 type execer interface {
-	Exec(ctx context.Context, req supervisor.ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error)
+	ExecStream(ctx context.Context, req supervisor.ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error)
 }
 
 // exec runs the command with our streams, and with our terminal where it is to have one.
@@ -86,7 +86,7 @@ func (a *app) exec(ctx context.Context, rt execer, req supervisor.ExecRequest, o
 		stdin = a.in
 	}
 	if !opts.tty {
-		return rt.Exec(ctx, req, stdin, a.out, a.err)
+		return rt.ExecStream(ctx, req, stdin, a.out, a.err)
 	}
 	file, ok := a.in.(*os.File)
 	if !ok {
@@ -105,7 +105,7 @@ func (a *app) exec(ctx context.Context, rt execer, req supervisor.ExecRequest, o
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	req.Resize = resizes(ctx, terminal)
-	return rt.Exec(ctx, req, stdin, a.out, a.err)
+	return rt.ExecStream(ctx, req, stdin, a.out, a.err)
 }
 
 func terminalSize(c console.Console) supervisor.Size {

@@ -17,6 +17,9 @@ type Input struct {
 	Observed []runtime.Status
 	// History is what failed before and when, by name. Absent: nothing did.
 	History map[manifest.Name]History
+	// Health is what the probes say of running containers. One that is not in it was not probed since it started: it is
+	// neither ready nor failed yet where it has probes.
+	Health map[runtime.ID]Health
 	// InFlight are the steps being carried out now.
 	InFlight map[manifest.Name]InFlight
 	// ImageDigests are the digests that references were last resolved to in their registries, for PullAlways: of the
@@ -100,6 +103,23 @@ type History struct {
 	// Restart asks for one restart at the next chance (the restart verb), whatever the digest. The shell clears it
 	// when a step that starts the name's container anew is done.
 	Restart bool `json:"restart,omitempty"`
+}
+
+// Health is what the probes say of one start of a container.
+type Health struct {
+	// Starts says which: the Starts that its Status has. A Health of another start says nothing.
+	Starts int `json:"starts"`
+	// Started is true once the startup probe succeeded; Ready while the readiness probe does, and ReadyFor how long already.
+	// Both are true of a container without such a probe.
+	Started  bool          `json:"started"`
+	Ready    bool          `json:"ready"`
+	ReadyFor time.Duration `json:"readyFor,omitempty"`
+	// Failed says why it must be started again, where its startup or liveness probe gave it up; Grace is what it is given to
+	// end then, if not its own.
+	Failed string         `json:"failed,omitempty"`
+	Grace  *time.Duration `json:"grace,omitempty"`
+	// Message is what the last probe that did not succeed said.
+	Message string `json:"message,omitempty"`
 }
 
 // InFlight is a step that is being carried out.

@@ -151,7 +151,14 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	if err != nil {
 		return "", failed(OpCreate, spec.Name, "", err)
 	}
-	return r.add(runtime.Status{Spec: spec, State: runtime.StateCreated, ImageDigest: digest, Hostname: spec.Hostname}), nil
+	serving := true
+	for _, o := range r.containers {
+		if o.status.Spec.Name == spec.Name && o.status.Serving {
+			serving = o.status.State != runtime.StateRunning
+			o.status.Serving = o.status.State == runtime.StateRunning
+		}
+	}
+	return r.add(runtime.Status{Spec: spec, State: runtime.StateCreated, ImageDigest: digest, Hostname: spec.Hostname, Serving: serving}), nil
 }
 
 // add gives s an ID where it has none, and keeps it. The caller holds r.mu.

@@ -21,6 +21,11 @@ const (
 	OpUpdate  Op = "update"
 	OpStop    Op = "stop"
 	OpRemove  Op = "remove"
+	OpServe   Op = "serve"
+	OpDrain   Op = "drain"
+	OpExec    Op = "exec"
+	OpDial    Op = "dial"
+	OpSignal  Op = "signal"
 )
 
 // Program is what a container's process does.

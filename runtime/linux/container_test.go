@@ -162,11 +162,11 @@ func TestExecAndLogs(t *testing.T) {
 		t.Errorf("output %q, code %d", out, code)
 	}
 	var buf bytes.Buffer
-	code, err := e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"id", "-u"}, User: "alice", TTY: true}, nil, &buf, &buf)
+	code, err := e.ExecStream(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"id", "-u"}, User: "alice", TTY: true}, nil, &buf, &buf)
 	if err != nil || code != 0 || buf.String() != "1000\r\n" {
 		t.Errorf("output %q, code %d, %v", buf.String(), code, err)
 	}
-	if _, err := e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"id"}, User: "nobody-here"}, nil, &buf, &buf); err == nil {
+	if _, err := e.ExecStream(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"id"}, User: "nobody-here"}, nil, &buf, &buf); err == nil {
 		t.Error("an unknown user may run commands")
 	}
 	streams := map[supervisor.Stream]string{}

@@ -273,7 +273,7 @@ func TestRunDirectoryShowsNothing(t *testing.T) {
 	if err != nil || seen < 5 {
 		t.Errorf("looked at %d: %v", seen, err)
 	}
-	_, err = e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"true"}}, nil, nil, nil)
+	_, err = e.ExecStream(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"true"}}, nil, nil, nil)
 	if err != nil {
 		t.Error(err)
 	}

@@ -42,8 +42,8 @@ func TestNoFileOfTheSupervisorIsReachable(t *testing.T) {
 			t.Errorf("exec has open: %q", out)
 		}
 		// It may fail to execute, or run into the supervisor's own code: whatever it does, it must end.
-		_, _ = e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/tmp/evil"}}, nil, io.Discard, io.Discard)
-		_, _ = e.Exec(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/proc/self/exe", "supervisor"}}, nil, io.Discard, io.Discard)
+		_, _ = e.ExecStream(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/tmp/evil"}}, nil, io.Discard, io.Discard)
+		_, _ = e.ExecStream(t.Context(), supervisor.ExecRequest{ID: id, Args: []string{"/proc/self/exe", "supervisor"}}, nil, io.Discard, io.Discard)
 	}
 	// The same as process 1: what is in a volume is not known before.
 	shared := []runtime.Mount{{Path: "/vol", Volume: &runtime.Volume{Name: "shared", Shared: true}}}
@@ -84,7 +84,7 @@ func TestWorkingDirectoryStaysInside(t *testing.T) {
 	id := e.start(e.spec("web", "sleep", "1000"))
 	for fd := 3; fd < 12; fd++ {
 		dir := "/proc/self/fd/" + strconv.Itoa(fd)
-		code, err := e.Exec(t.Context(), supervisor.ExecRequest{
+		code, err := e.ExecStream(t.Context(), supervisor.ExecRequest{
 			ID: id, Cwd: dir, Args: []string{"/bin/ls", "../../../../../../../.." + marker},
 		}, nil, io.Discard, io.Discard)
 		if err == nil && code == 0 {

@@ -137,7 +137,7 @@ func (e *env) attemptOnServer(binary, name string, w world) (unix.Errno, string)
 func (e *env) attemptIn(id runtime.ID, name string, w world) (unix.Errno, string) {
 	e.Helper()
 	var out, stderr bytes.Buffer
-	code, err := e.Exec(e.Context(), supervisor.ExecRequest{
+	code, err := e.ExecStream(e.Context(), supervisor.ExecRequest{
 		ID: id, Args: []string{"/attempt", "attempt", name}, Env: []string{"ATTEMPT=" + w.String()},
 	}, nil, &out, &stderr)
 	if err != nil {

@@ -340,7 +340,7 @@ func (e *env) output(id runtime.ID) string {
 func (e *env) exec(id runtime.ID, args ...string) (string, int) {
 	e.Helper()
 	var stdout, stderr bytes.Buffer
-	code, err := e.Exec(e.Context(), supervisor.ExecRequest{ID: id, Args: args}, nil, &stdout, &stderr)
+	code, err := e.ExecStream(e.Context(), supervisor.ExecRequest{ID: id, Args: args}, nil, &stdout, &stderr)
 	if err != nil {
 		e.Fatalf("exec %v: %v", args, err)
 	}

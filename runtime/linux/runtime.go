@@ -128,9 +128,9 @@ func (r *Runtime) Logs(ctx context.Context, id runtime.ID, opts supervisor.LogOp
 	return supervisor.ReadLog(ctx, r.state.dir(id), opts)
 }
 
-// Exec runs a command in a running container and returns its exit code, 128 + signal for a signal. A user may be a name
+// ExecStream runs a command in a running container, connected to the caller, and returns its exit code, 128 + signal for a signal. A user may be a name
 // that the image knows.
-func (r *Runtime) Exec(ctx context.Context, req supervisor.ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+func (r *Runtime) ExecStream(ctx context.Context, req supervisor.ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	op := "run a command in container " + string(req.ID)
 	rec, err := r.state.read(req.ID)
 	if err != nil {

@@ -43,10 +43,17 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 		Version: recordVersion, ID: newID(spec.Name, now), CreatedAt: now.UTC(), Spec: spec,
 		ImageDigest: img.Digest, StopSignal: img.Config.StopSignal, Warnings: append(warnings(img), vars.warnings...),
 	}
-	if err := r.state.create(rec); err != nil {
-		return "", failure(op, rec.ID, spec.Name, err)
+	r.serving.Lock()
+	defer r.serving.Unlock()
+	others, err := r.entriesOf(spec.Name)
+	if err != nil {
+		return "", failure(op, "", spec.Name, err)
 	}
-	return rec.ID, nil
+	number, err := r.firstTurn(ctx, others)
+	if err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
+	return rec.ID, failure(op, rec.ID, spec.Name, r.state.create(rec, number))
 }
 
 // newID is unique for ever, and of one name the later sorts after the earlier: the name, the milliseconds since 1970 and
@@ -126,19 +133,35 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	if err := r.roots.Teardown(id); err != nil {
 		return failure(op, id, name, err)
 	}
-	if e.Spec.Network == runtime.NetworkBridge || name == (runtime.Name{}) {
-		if err := errors.Join(r.net.Release(ctx, id), r.announce(ctx)); err != nil {
-			return failure(op, id, name, err)
-		}
-	}
 	if err := r.ids.Release(r.state.dir(id), e.last.FirstID); err != nil {
 		return failure(op, id, name, err)
 	}
-	if err := r.state.remove(id); err != nil {
+	if err := r.leave(ctx, e, id); err != nil {
 		return failure(op, id, name, err)
 	}
 	r.changes.send(runtime.Event{Type: runtime.EventRemoved, ID: id, Name: name, Time: time.Now()})
 	return nil
+}
+
+// leave gives back the addresses of a container that is removed, and its record.
+func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
+	r.serving.Lock()
+	defer r.serving.Unlock()
+	if e.ID != "" {
+		others, err := r.entriesOf(e.Spec.Name)
+		if err == nil {
+			err = r.resign(others, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if e.Spec.Network == runtime.NetworkBridge || e.ID == "" {
+		if err := errors.Join(r.net.Release(ctx, id), r.announce(ctx, nil)); err != nil {
+			return err
+		}
+	}
+	return r.state.remove(id)
 }
 
 // forget kills what runs of a container and makes the supervisor forget it. Where no supervisor runs and nothing of the
@@ -213,6 +236,9 @@ func (r *Runtime) sweep(ctx context.Context) {
 			}
 		}
 		err = r.net.Sweep(context.WithoutCancel(ctx), func(id runtime.ID) bool { return slices.Contains(known, id) })
+		if err == nil {
+			err = r.settle(context.WithoutCancel(ctx))
+		}
 		if err != nil {
 			r.log.Warn("cannot sweep leftovers of the network", "err", err)
 		}

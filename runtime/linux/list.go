@@ -17,32 +17,22 @@ import (
 // supervisor a container runs as long as its process 1 does.
 func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 	const op = "list containers"
-	ids, err := r.state.ids()
+	// Read first, asked second: who is started in between is Running and known, not lost.
+	entries, err := r.entries()
 	if err != nil {
 		return nil, failure(op, "", runtime.Name{}, err)
-	}
-	// Read first, asked second: who is started in between is Running and known, not lost.
-	entries := make([]entry, 0, len(ids))
-	for _, id := range ids {
-		e, readErr := r.state.read(id)
-		if errors.Is(readErr, runtime.ErrNotFound) {
-			continue // half made or half removed
-		}
-		if readErr != nil {
-			return nil, failure(op, id, runtime.Name{}, readErr)
-		}
-		entries = append(entries, e)
 	}
 	supervised, err := r.supervised(ctx)
 	if err != nil {
 		return nil, failure(op, "", runtime.Name{}, err)
 	}
-	statuses := make([]runtime.Status, 0, len(entries))
+	statuses, first := make([]runtime.Status, 0, len(entries)), servers(entries)
 	for _, e := range entries {
 		st, err := r.status(e, supervised)
 		if err != nil {
 			return nil, failure(op, e.ID, e.Spec.Name, err)
 		}
+		st.Serving = first[e.Spec.Name] != nil && first[e.Spec.Name].ID == e.ID
 		statuses = append(statuses, st)
 	}
 	slices.SortFunc(statuses, func(a, b runtime.Status) int {
@@ -50,6 +40,26 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 			strings.Compare(a.Spec.Name.Name, b.Spec.Name.Name), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	return statuses, nil
+}
+
+// entries returns every container that is whole.
+func (r *Runtime) entries() ([]entry, error) {
+	ids, err := r.state.ids()
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]entry, 0, len(ids))
+	for _, id := range ids {
+		e, err := r.state.read(id)
+		if errors.Is(err, runtime.ErrNotFound) {
+			continue // half made or half removed
+		}
+		if err != nil {
+			return nil, &runtime.Error{Op: "read container " + string(id), ID: id, Err: err}
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
 }
 
 // supervised returns what the supervisor knows; nothing if none runs.

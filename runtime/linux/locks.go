@@ -40,3 +40,10 @@ func (l *locks) lock(id runtime.ID) (unlock func()) {
 		}
 	}
 }
+
+// busy says whether somebody works on the container, or waits to.
+func (l *locks) busy(id runtime.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[id] != nil
+}

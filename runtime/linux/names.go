@@ -17,10 +17,19 @@ const namesFile = "names.json"
 
 func (r *Runtime) namesPath() string { return filepath.Join(r.cfg.RunDir, namesFile) }
 
-// announce makes the names of the containers that hold addresses those that the name server knows.
-func (r *Runtime) announce(ctx context.Context) error {
+// announce makes the names of the containers that hold addresses those that the name server knows: a name means who serves by
+// the records, or to, which is about to.
+func (r *Runtime) announce(ctx context.Context, to *entry) error {
 	r.names.Lock() // whoever wrote last must have read last
 	defer r.names.Unlock()
+	entries, err := r.entries()
+	if err != nil {
+		return err
+	}
+	first := servers(entries)
+	if to != nil {
+		first[to.Spec.Name] = to
+	}
 	leases, err := r.net.Leases()
 	if err != nil {
 		return err
@@ -40,7 +49,10 @@ func (r *Runtime) announce(ctx context.Context) error {
 		names.Listen, names.Sources = append(names.Listen, gateway.Address6), append(names.Sources, gateway.Subnet6)
 	}
 	for _, l := range leases {
-		c := dns.Container{Namespace: l.Name.Namespace, Name: l.Name.Name, Addresses: []netip.Addr{l.IP}}
+		c := dns.Container{
+			Namespace: l.Name.Namespace, Name: l.Name.Name, Addresses: []netip.Addr{l.IP},
+			Hidden: first[l.Name] == nil || first[l.Name].ID != l.ID,
+		}
 		if l.IPv6.IsValid() {
 			c.Addresses = append(c.Addresses, l.IPv6)
 		}

@@ -60,7 +60,7 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 	} else if e.Spec.Network != runtime.NetworkBridge {
 		return connection{}, nil
 	}
-	lease, err := r.net.Lease(ctx, id, name)
+	lease, err := r.net.Lease(ctx, id, name, func(other runtime.ID) bool { return r.idle(other, states) })
 	if err != nil {
 		return connection{}, err
 	}
@@ -69,19 +69,34 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 	return c, err
 }
 
-// running returns the container of a name that runs, and its process 1.
+// idle says whether another container neither runs nor is being started: who is asks for its addresses again.
+func (r *Runtime) idle(id runtime.ID, states []supervisor.State) bool {
+	if r.locks.busy(id) || slices.ContainsFunc(states, func(s supervisor.State) bool { return s.ID == id && s.Running }) {
+		return false
+	}
+	// Last: a start that has just let go of the lock is on record.
+	e, err := r.state.read(id)
+	return err == nil && !e.alive() && (!e.last.Starting || e.last.Boot != bootID())
+}
+
+// running returns the container of a name that runs, of several the one that serves, and its process 1.
 func (r *Runtime) running(name runtime.Name, states []supervisor.State) (entry, int, error) {
-	for _, s := range states {
-		if !s.Running {
-			continue
+	list, err := r.entriesOf(name)
+	if err != nil {
+		return entry{}, 0, err
+	}
+	var found entry
+	var pid int
+	first := servingOf(list)
+	for _, e := range list {
+		for _, s := range states {
+			if s.ID == e.ID && s.Running && (pid == 0 || first != nil && first.ID == e.ID) {
+				found, pid = e, s.Pid
+			}
 		}
-		e, err := r.state.read(s.ID)
-		if err == nil && e.Spec.Name == name {
-			return e, s.Pid, nil
-		}
-		if err != nil && !errors.Is(err, runtime.ErrNotFound) {
-			return entry{}, 0, err
-		}
+	}
+	if pid != 0 {
+		return found, pid, nil
 	}
 	return entry{}, 0, &runtime.Error{
 		Op: "join the network of " + name.String(), Err: errors.New("it does not run"), Reason: runtime.ReasonDependencyNotReady,
@@ -98,10 +113,9 @@ func (r *Runtime) attach(ctx context.Context, e entry, c connection) func(netns 
 		if err := r.net.Attach(ctx, *c.lease, netns, bandwidth(e.Spec.Limits)); err != nil {
 			return err
 		}
-		if err := r.net.Publish(ctx, e.ID, e.Spec.Ports); err != nil {
-			return err
-		}
-		return r.announce(ctx)
+		r.serving.Lock()
+		defer r.serving.Unlock()
+		return r.follow(ctx, e.Spec.Name, e.ID)
 	}
 }
 
@@ -125,6 +139,15 @@ func (r *Runtime) applyNetwork(ctx context.Context, id runtime.ID, old, spec run
 	}
 	if slices.EqualFunc(old.Ports, spec.Ports, samePort) {
 		return nil
+	}
+	r.serving.Lock()
+	defer r.serving.Unlock()
+	list, err := r.entriesOf(spec.Name)
+	if err != nil {
+		return err
+	}
+	if first := servingOf(list); first == nil || first.ID != id {
+		return nil // published by Serve
 	}
 	return r.net.Publish(ctx, id, spec.Ports)
 }

@@ -19,10 +19,11 @@ import (
 
 // The files of containers/<id>/ that are ours; the supervisor keeps the output and exit.json beside them.
 const (
-	specFile     = "spec.json"   // the record: without it there is no container
-	runFile      = "run.json"    // what is known of its starts
-	configFile   = "config.json" // the OCI spec of the last start, with placeholders for secrets
-	removingFile = "removing"    // Remove has begun
+	specFile     = "spec.json"    // the record: without it there is no container
+	runFile      = "run.json"     // what is known of its starts
+	configFile   = "config.json"  // the OCI spec of the last start, with placeholders for secrets
+	removingFile = "removing"     // Remove has begun
+	turnFile     = "serving.json" // whose turn it is to answer for the name
 )
 
 // record is spec.json: what a container was made from.
@@ -63,12 +64,24 @@ type run struct {
 	Error  string `json:"error,omitempty"`
 }
 
+// turn is serving.json: which container of a name serves, the one with the highest number, of several the newest. Without
+// the file, as earlier releases left it, the number is 0; who does not serve has one below. So one file that is replaced
+// is the whole switch, whatever becomes of the others'.
+type turn struct {
+	Version int   `json:"version"`
+	Turn    int64 `json:"turn"`
+}
+
+// aside is the turn of a container that does not serve.
+const aside = -1
+
 const recordVersion = 1
 
 // entry is what is on disk of one container.
 type entry struct {
 	record
 	last     run
+	turn     int64
 	removing bool
 }
 
@@ -116,6 +129,11 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return entry{}, err
 	}
+	t, err := readCached(&s.cache.turns, filepath.Join(s.dir(id), turnFile), func(t turn) int { return t.Version })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return entry{}, err
+	}
+	e.turn = t.Turn
 	_, err = os.Lstat(filepath.Join(s.dir(id), removingFile))
 	e.removing = err == nil
 	return e, nil
@@ -139,7 +157,7 @@ func (s stateDir) lock(how int) (unlock func(), err error) {
 }
 
 // create makes the directory of a container with its record in it, whole or not at all.
-func (s stateDir) create(rec record) error {
+func (s stateDir) create(rec record, number int64) error {
 	if err := os.MkdirAll(s.containers(), 0o700); err != nil {
 		return err
 	}
@@ -152,7 +170,11 @@ func (s stateDir) create(rec record) error {
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(tmp, specFile), rec); err != nil {
+	err = writeJSON(filepath.Join(tmp, specFile), rec)
+	if err == nil && number != 0 {
+		err = writeTurn(tmp, number)
+	}
+	if err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
 	if err := os.Rename(tmp, s.dir(rec.ID)); err != nil {
@@ -168,6 +190,15 @@ func (s stateDir) writeRecord(rec record) error {
 func (s stateDir) writeRun(id runtime.ID, r run) error {
 	r.Version = recordVersion
 	return writeJSON(filepath.Join(s.dir(id), runFile), r)
+}
+
+// writeTurn outlives a power cut: nothing else says which of two containers proved itself.
+func writeTurn(dir string, number int64) error {
+	data, err := json.Marshal(turn{Version: recordVersion, Turn: number})
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteDurable(filepath.Join(dir, turnFile), data, 0o600)
 }
 
 // remove takes the directory away. Its record goes first: what is left after a crash is no container.
@@ -190,12 +221,13 @@ func writeJSON(path string, v any) error {
 
 // recordCache keeps what was read of each file as long as the file is the same.
 type recordCache struct {
-	records, runs cacheOfFiles
+	records, runs, turns cacheOfFiles
 }
 
 func (c *recordCache) forget(dir string) {
 	c.records.Delete(filepath.Join(dir, specFile))
 	c.runs.Delete(filepath.Join(dir, runFile))
+	c.turns.Delete(filepath.Join(dir, turnFile))
 }
 
 // cacheOfFiles maps a path to what is cached of it.

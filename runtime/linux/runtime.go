@@ -55,7 +55,8 @@ type Runtime struct {
 	ids    idrange.Leases
 	net    *network.Bridge
 
-	locks    locks // of containers, by id
+	locks    locks      // of containers, by id
+	serving  sync.Mutex // held while it changes which container of a name serves; taken after the container's lock
 	names    sync.Mutex
 	appArmor appArmor
 	swept    sync.Once

@@ -120,7 +120,7 @@ func TestReleasedLeaseCannotBeAttached(t *testing.T) {
 
 func TestAttachToWhatIsNoNamespaceLeavesNothing(t *testing.T) {
 	e := newEnv(t)
-	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"})
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"}, nil)
 	must(t, err)
 	null, err := os.Open("/dev/null")
 	must(t, err)
@@ -157,7 +157,7 @@ func TestAttachToAnotherUsersNamespace(t *testing.T) {
 	must(t, err)
 	defer func() { _ = ns.Close() }()
 
-	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"})
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Namespace: "default", Name: "a"}, nil)
 	must(t, err)
 	must(t, e.bridge.Attach(background, l, ns, network.Limits{Ingress: 50_000_000, Egress: 50_000_000}))
 	answer, err := space{file: ns}.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
@@ -176,7 +176,7 @@ func BenchmarkAttach(b *testing.B) {
 			ns := newSpace(b)
 			for i := 0; b.Loop(); i++ {
 				id := runtime.ID(fmt.Sprintf("x%d", i))
-				l, err := e.bridge.Lease(background, id, runtime.Name{Name: "x"})
+				l, err := e.bridge.Lease(background, id, runtime.Name{Name: "x"}, nil)
 				must(b, err)
 				must(b, e.bridge.Attach(background, l, ns.file, network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000}))
 				must(b, e.bridge.Publish(background, id, []runtime.Port{tcp(9999, 80)}))

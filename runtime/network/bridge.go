@@ -65,11 +65,20 @@ func (b *Bridge) Ensure(ctx context.Context) error {
 	return b.store.change(func(st *state) (bool, error) { return b.ensure(ctx, st) })
 }
 
-// Lease gives a container its addresses: those that it has; else those that a container of the same name released, at
-// once if none of that name lives; else others that have rested. It makes the bridge on first use.
-func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name) (Lease, error) {
+// Lease gives a container its addresses: those that it has; else, at once, those of a container of the same name that is idle
+// or, if none of that name lives, of one that released them; else others that have rested. It makes the bridge on first use.
+// Idle says whether a container that has addresses does not use them: it loses them then, and gets others, or the same, when
+// it asks again. Nil: every one does.
+func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name, idle func(runtime.ID) bool) (Lease, error) {
 	var l Lease
 	err := b.change(ctx, func(st *state, changed bool) (bool, error) {
+		if idle != nil && st.find(id) == nil {
+			left, err := b.vacate(ctx, st, name, idle)
+			if err != nil {
+				return false, err
+			}
+			changed = changed || left
+		}
 		var leased bool
 		var err error
 		if l, leased, err = st.lease(id, name, time.Now()); err != nil {
@@ -80,6 +89,23 @@ func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name) (L
 		return changed || leased, nil
 	})
 	return l, err
+}
+
+// vacate takes the addresses of idle containers of a name back, so that the next of the name gets one of them.
+func (b *Bridge) vacate(ctx context.Context, st *state, name runtime.Name, idle func(runtime.ID) bool) (changed bool, err error) {
+	for _, id := range st.heldBy(name) {
+		if !idle(id) {
+			continue
+		}
+		if err = b.removeLinks(id); err != nil {
+			return false, fmt.Errorf("take over the address of %s: %w", id, err)
+		}
+		if _, err = b.release(ctx, st, id); err != nil {
+			return false, fmt.Errorf("take over the address of %s: %w", id, err)
+		}
+		changed = true
+	}
+	return changed, nil
 }
 
 // Leases returns what containers hold, in the order in which they got it. It makes nothing.

@@ -64,7 +64,7 @@ func TestSubnetIsOneThatNobodyHas(t *testing.T) {
 // After a reboot, when something else has the network, another is chosen and addresses are given out anew.
 func TestSubnetIsChosenAgainAfterAReboot(t *testing.T) {
 	e := newEnv(t)
-	before, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
+	before, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"}, nil)
 	must(t, err)
 	reboot := func() {
 		g, gerr := e.bridge.Gateway(background)
@@ -74,13 +74,13 @@ func TestSubnetIsChosenAgainAfterAReboot(t *testing.T) {
 		must(t, netlink.LinkDel(link))
 	}
 	reboot()
-	same, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
+	same, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"}, nil)
 	if err != nil || same.IP != before.IP {
 		t.Errorf("after a reboot: %+v, %v; want %+v", same, err, before)
 	}
 	reboot()
 	dummy(t, "somebody", "10.77.3.1/24")
-	after, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
+	after, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"}, nil)
 	if err != nil || after.IP.String() != "10.78.0.2" {
 		t.Errorf("after a reboot into a taken network: %+v, %v", after, err)
 	}
@@ -171,7 +171,7 @@ func TestTakenPorts(t *testing.T) {
 	defer func() { _ = u.Close() }()
 	other := network.Open(network.Config{Instance: "neighbour", StateDir: t.TempDir()})
 	t.Cleanup(func() { must(t, other.Destroy(background)) })
-	_, err = other.Lease(background, "x", runtime.Name{Name: "x"})
+	_, err = other.Lease(background, "x", runtime.Name{Name: "x"}, nil)
 	must(t, err)
 	must(t, other.Publish(background, "x", []runtime.Port{{HostIP: netip.MustParseAddr("0.0.0.0"), HostPort: 8443, ContainerPort: 1, Protocol: "TCP"}}))
 	own := e.container("own")

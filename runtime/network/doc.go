@@ -9,7 +9,7 @@
 //	b := network.Open(network.Config{Instance: …, StateDir: …, CIDR: …})    // makes nothing
 //	b.Ensure(ctx)                             // bridge, rules, elements: as the leases say; repairs what somebody removed
 //	b.Gateway(ctx)                            // addresses of the bridge: what resolv.conf and the DNS server need
-//	lease, err := b.Lease(ctx, id, name)      // the same answer for the same id, also after a restart of the server
+//	lease, err := b.Lease(ctx, id, name, idle) // the same answer for the same id, also after a restart of the server
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net
 //	b.Limit(ctx, id, limits)                  // changes limits of what is attached
 //	b.Publish(ctx, id, ports)                 // exactly these from now on; taken over from an older id of the same name

@@ -81,6 +81,18 @@ func (s *state) find(id runtime.ID) *Lease {
 	return nil
 }
 
+// heldBy returns the containers of a name that have a lease, the one with ports last: what is released last is leased first.
+func (s *state) heldBy(name runtime.Name) (ids []runtime.ID) {
+	for _, published := range []bool{false, true} {
+		for _, l := range s.Leases {
+			if l.Name == name && len(l.Ports) > 0 == published {
+				ids = append(ids, l.ID)
+			}
+		}
+	}
+	return ids
+}
+
 // lease gives id an address: the one it has, the one that its name had, or another. changed says whether s did.
 func (s *state) lease(id runtime.ID, name runtime.Name, now time.Time) (l Lease, changed bool, err error) {
 	if l := s.find(id); l != nil {

@@ -199,7 +199,7 @@ func (e *env) containerAs(id runtime.ID, name string, limits ...network.Limits) 
 	e.t.Helper()
 	c := container{space: newSpace(e.t), id: id}
 	var err error
-	c.lease, err = e.bridge.Lease(background, id, runtime.Name{Namespace: "default", Name: name})
+	c.lease, err = e.bridge.Lease(background, id, runtime.Name{Namespace: "default", Name: name}, nil)
 	must(e.t, err)
 	limit := network.Limits{}
 	for _, l := range limits {

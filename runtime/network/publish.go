@@ -19,10 +19,10 @@ const (
 // ErrPortTaken is wrapped by Publish's error where another container has the port.
 var ErrPortTaken = errors.New("port is taken")
 
-// Publish makes exactly these ports of this server lead to the container; none: closes all of its. Ports that another
-// container of the same name has are taken over in the same transaction: every connection reaches one or the other.
-// Those that a container of another name has are refused with ErrPortTaken. Datagrams of a client that the old one
-// served go to the new one from now on; TCP connections stay where they are.
+// Publish makes exactly these ports of this server lead to the container, and none to others of the same name, in one
+// transaction: every connection to a port that both have reaches one or the other. Those that a container of another name
+// has are refused with ErrPortTaken. Datagrams of a client that the old one served go to the new one from now on; TCP
+// connections stay where they are.
 func (b *Bridge) Publish(ctx context.Context, id runtime.ID, ports []runtime.Port) error {
 	op := "publish ports of " + string(id)
 	if err := vetPorts(ports); err != nil {
@@ -33,16 +33,39 @@ func (b *Bridge) Publish(ctx context.Context, id runtime.ID, ports []runtime.Por
 		if err != nil {
 			return false, &runtime.Error{Op: op, ID: id, Err: err, Hint: "give one of the two another hostPort"}
 		}
-		del, add := difference(elementsOf(b.names, before), elementsOf(b.names, after))
-		if err := b.exchange(ctx, st, del, add); err != nil {
-			return false, explain(op, err)
-		}
-		moved := movedDatagrams(before, after)
-		if len(moved) == 0 {
-			return changed || len(del)+len(add) > 0, nil
-		}
-		return true, forgetDatagrams(moved)
+		moved, err := b.redirect(ctx, st, before, after)
+		return changed || moved, explain(op, err)
 	})
+}
+
+// Unpublish closes the ports of every container of a name. Connections that stand stay.
+func (b *Bridge) Unpublish(ctx context.Context, name runtime.Name) error {
+	return b.store.changeIfMade(func(st *state) (bool, error) {
+		before, after := st.unpublish(name)
+		if len(before) == 0 {
+			return false, nil
+		}
+		if !b.usable(st) {
+			return true, nil // the kernel has none of them
+		}
+		_, err := b.redirect(ctx, st, before, after)
+		return true, explain("close ports of "+name.String(), err)
+	})
+}
+
+// redirect makes the kernel do what leases say that were changed, and says whether that was anything.
+func (b *Bridge) redirect(ctx context.Context, st *state, before, after []Lease) (changed bool, err error) {
+	del, add := difference(elementsOf(b.names, before), elementsOf(b.names, after))
+	if len(del)+len(add) > 0 {
+		if err = b.exchange(ctx, st, del, add); err != nil {
+			return false, err
+		}
+	}
+	moved := movedDatagrams(before, after)
+	if len(moved) == 0 {
+		return len(del)+len(add) > 0, nil
+	}
+	return true, forgetDatagrams(moved)
 }
 
 // publish is the decision of Publish. It returns the leases that it changes as they were and as they are: there may be
@@ -60,20 +83,27 @@ func (s *state) publish(id runtime.ID, ports []runtime.Port) (before, after []Le
 		taken := func(p runtime.Port) bool {
 			return slices.ContainsFunc(ports, p.Collides)
 		}
-		at := slices.IndexFunc(other.Ports, taken)
-		if at < 0 {
-			continue
-		}
-		if other.Name != l.Name {
+		if at := slices.IndexFunc(other.Ports, taken); at >= 0 && other.Name != l.Name {
 			return nil, nil, fmt.Errorf("%w: %s has %s", ErrPortTaken, other.Name, describePort(other.Ports[at]))
 		}
-		before = append(before, *other)
-		other.Ports = slices.DeleteFunc(slices.Clone(other.Ports), taken)
-		after = append(after, *other)
 	}
-	before = append(before, *l)
+	before = []Lease{*l}
+	l.Ports = nil
+	others, closed := s.unpublish(l.Name)
 	l.Ports = slices.Clone(ports)
-	return before, append(after, *l), nil
+	return append(before, others...), append(closed, *l), nil
+}
+
+// unpublish is the decision of Unpublish.
+func (s *state) unpublish(name runtime.Name) (before, after []Lease) {
+	for i := range s.Leases {
+		if l := &s.Leases[i]; l.Name == name && len(l.Ports) > 0 {
+			before = append(before, *l)
+			l.Ports = nil
+			after = append(after, *l)
+		}
+	}
+	return before, after
 }
 
 // vetPorts says what no kernel could do.

@@ -60,7 +60,7 @@ func (b *Bridge) scratch(ctx context.Context) (*scratch, error) {
 
 func (s *scratch) open(ctx context.Context) (err error) {
 	id := runtime.ID(checkPrefix + strconv.Itoa(os.Getpid()))
-	if s.lease, err = s.bridge.Lease(ctx, id, runtime.Name{Name: string(id)}); err != nil {
+	if s.lease, err = s.bridge.Lease(ctx, id, runtime.Name{Name: string(id)}, nil); err != nil {
 		return err
 	}
 	if s.gateway, err = s.bridge.Gateway(ctx); err != nil {

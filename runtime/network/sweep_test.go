@@ -79,7 +79,7 @@ func TestReleaseLeavesWhatWasThereBefore(t *testing.T) {
 func TestSweepAfterAKill(t *testing.T) {
 	for name, half := range map[string]func(e *env) error{
 		"after the lease": func(e *env) error {
-			_, err := e.bridge.Lease(background, "x-1", runtime.Name{Name: "x"})
+			_, err := e.bridge.Lease(background, "x-1", runtime.Name{Name: "x"}, nil)
 			return err
 		},
 		"after attaching and publishing": func(e *env) error {
@@ -128,7 +128,7 @@ func (e *env) forget(c container) error {
 func TestAttachThatIsCancelledLeavesNothing(t *testing.T) {
 	e := newEnv(t)
 	e.container("other")
-	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"})
+	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"}, nil)
 	must(t, err)
 	must(t, e.bridge.Ensure(background))
 	before := kernel(t, e.cfg)
@@ -229,7 +229,7 @@ func TestManyAtOnce(t *testing.T) {
 		wait.Go(func() {
 			id := runtime.ID(fmt.Sprintf("c%d", i))
 			errs <- func() error {
-				l, err := bridge.Lease(background, id, runtime.Name{Name: string(id)})
+				l, err := bridge.Lease(background, id, runtime.Name{Name: string(id)}, nil)
 				if err != nil {
 					return err
 				}

@@ -48,7 +48,7 @@ func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMess
 		select {
 		case <-exited:
 		case <-ctx.Done():
-			hangUp(proc, pid, exited)
+			hangUp(pid, exited)
 		}
 	}()
 	ps, err := proc.Wait()
@@ -64,7 +64,7 @@ func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMess
 
 // hangUp ends a command whose caller is gone: as a closed terminal does, then for good. It leads its own session and
 // process group.
-func hangUp(proc *libcontainer.Process, pid int, exited <-chan struct{}) {
+func hangUp(pid int, exited <-chan struct{}) {
 	_ = unix.Kill(-pid, unix.SIGHUP)
 	_ = unix.Kill(-pid, unix.SIGCONT)
 	timer := time.NewTimer(hangupGrace)
@@ -72,7 +72,7 @@ func hangUp(proc *libcontainer.Process, pid int, exited <-chan struct{}) {
 	select {
 	case <-exited:
 	case <-timer.C:
-		_ = proc.Signal(unix.SIGKILL)
+		_ = unix.Kill(-pid, unix.SIGKILL) // with what it started, which ignores being hung up as it does
 	}
 }
 

@@ -38,9 +38,20 @@ func (r *Runtime) Drain(ctx context.Context, id runtime.ID) error {
 	return r.inside(ctx, OpDrain, id, false)
 }
 
-// Exec answers with code 0 and no output.
-func (r *Runtime) Exec(ctx context.Context, id runtime.ID, _ []string) (runtime.ExecResult, error) {
-	return runtime.ExecResult{}, r.inside(ctx, OpExec, id, true)
+// Exec answers as the Program that Commands makes of the command: with code 0 and no output where it makes none.
+func (r *Runtime) Exec(ctx context.Context, id runtime.ID, command []string) (runtime.ExecResult, error) {
+	if err := r.inside(ctx, OpExec, id, true); err != nil {
+		return runtime.ExecResult{}, err
+	}
+	var result runtime.ExecResult
+	p := Commands(runtime.Spec{Command: command})
+	if p.Exit != nil {
+		result.Code = *p.Exit
+	}
+	for _, line := range p.Output {
+		result.Output = append(result.Output, line+"\n"...)
+	}
+	return result, nil
 }
 
 // Dial always fails: nothing listens in a fake.
@@ -51,9 +62,13 @@ func (r *Runtime) Dial(ctx context.Context, id runtime.ID, _, _ string) (net.Con
 	return nil, failed(OpDial, runtime.Name{}, id, errors.New("connection refused"))
 }
 
-// Signal does nothing.
-func (r *Runtime) Signal(ctx context.Context, id runtime.ID, _ string) error {
-	return r.inside(ctx, OpSignal, id, true)
+// Signal does nothing, unless it is SIGKILL.
+func (r *Runtime) Signal(ctx context.Context, id runtime.ID, signal string) error {
+	err := r.inside(ctx, OpSignal, id, true)
+	if err == nil && signal == "SIGKILL" {
+		r.Kill(id)
+	}
+	return err
 }
 
 // Stats returns one entry without numbers for each running container.

@@ -25,6 +25,9 @@ func (r *Runtime) Dial(ctx context.Context, id runtime.ID, network, address stri
 		return nil, failure(op, id, runtime.Name{}, err)
 	}
 	op = fmt.Sprintf("connect to %s %s in container %s", network, address, e.Spec.Name)
+	if err = ctx.Err(); err != nil {
+		return nil, failure(op, id, e.Spec.Name, err)
+	}
 	to, err := e.target(ctx, network, address)
 	if err != nil {
 		return nil, failure(op, id, e.Spec.Name, err)

@@ -85,8 +85,3 @@ func (t *tail) bytes() []byte {
 	defer t.mu.Unlock()
 	return t.kept[max(0, len(t.kept)-runtime.MaxExecOutput):]
 }
-
-// Stats implements runtime.Runtime.
-func (r *Runtime) Stats(context.Context) ([]runtime.Stats, error) {
-	return nil, errors.New("comes with the next commits")
-}

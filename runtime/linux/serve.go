@@ -29,6 +29,9 @@ func (r *Runtime) Serve(ctx context.Context, id runtime.ID, on bool) error {
 		return failure(op, id, runtime.Name{}, err)
 	}
 	op = strings.TrimSuffix(op, string(id)) + e.Spec.Name.String()
+	if e.removing {
+		return failure(op, id, e.Spec.Name, errors.New("it is being removed"))
+	}
 	r.serving.Lock()
 	defer r.serving.Unlock()
 	if on {
@@ -235,6 +238,9 @@ func (r *Runtime) Drain(ctx context.Context, id runtime.ID) error {
 	}
 	op = "drain container " + e.Spec.Name.String()
 	for quiet := 0; ; {
+		if err = ctx.Err(); err != nil {
+			return failure(op, id, e.Spec.Name, err)
+		}
 		runs, err := r.runs(ctx, e)
 		if err != nil {
 			return failure(op, id, e.Spec.Name, err)
@@ -258,7 +264,6 @@ func (r *Runtime) Drain(ctx context.Context, id runtime.ID) error {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			return failure(op, id, e.Spec.Name, ctx.Err())
 		}
 	}
 }

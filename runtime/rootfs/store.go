@@ -28,6 +28,7 @@ type Store struct {
 	opts    Options
 	mu      sync.Mutex // memory
 	volumes sync.Mutex
+	counted sync.Map // counted by runtime.ID
 }
 
 // Open returns a Store. It makes and mounts nothing.

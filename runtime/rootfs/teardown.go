@@ -22,6 +22,7 @@ func (s *Store) Teardown(id runtime.ID) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
+	s.counted.Delete(id)
 	if err := unmountBelow(s.Bundle(id)); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package runtimetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -100,10 +101,10 @@ func (s *suite) absent() {
 }
 
 func (s *suite) notFound() {
-	for what, err := range map[string]error{
-		"start":  s.Runtime.Start(s.ctx(), "no-such-container"),
-		"update": s.Runtime.Update(s.ctx(), "no-such-container", s.Forever(name("web"))),
-	} {
+	calls := s.besides(s.ctx(), "no-such-container")
+	calls["start"] = s.Runtime.Start(s.ctx(), "no-such-container")
+	calls["update"] = s.Runtime.Update(s.ctx(), "no-such-container", s.Forever(name("web")))
+	for what, err := range calls {
 		s.isError(what, err)
 		if !errors.Is(err, runtime.ErrNotFound) {
 			s.Errorf("%s: %v, want ErrNotFound", what, err)
@@ -178,15 +179,19 @@ func (s *suite) contexts() {
 	_, prepareErr := s.Runtime.Prepare(ended, spec, runtime.Inputs{})
 	_, createErr := s.Runtime.Create(ended, spec)
 	_, listErr := s.Runtime.List(ended)
-	for what, err := range map[string]error{
+	_, statsErr := s.Runtime.Stats(ended)
+	calls := s.besides(ended, id)
+	maps.Copy(calls, map[string]error{
 		"prepare": prepareErr,
 		"create":  createErr,
 		"list":    listErr,
+		"stats":   statsErr,
 		"start":   s.Runtime.Start(ended, id),
 		"update":  s.Runtime.Update(ended, id, spec),
 		"stop":    s.Runtime.Stop(ended, id, longGrace),
 		"remove":  s.Runtime.Remove(ended, id),
-	} {
+	})
+	for what, err := range calls {
 		s.isError(what, err)
 		if !errors.Is(err, context.Canceled) {
 			s.Errorf("%s with an ended context: %v", what, err)

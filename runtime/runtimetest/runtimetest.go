@@ -15,7 +15,8 @@ type Env struct {
 	Forever func(name runtime.Name) runtime.Spec
 	// Exits makes a spec whose process ends by itself with code.
 	Exits func(name runtime.Name, code int) runtime.Spec
-	// Prints makes a spec whose process prints lines to its standard output and ends with code 0.
+	// Prints makes a spec whose process prints lines to its standard output and ends with code 0. The commands of Exits and
+	// Prints can also be run in a container of Forever.
 	Prints func(name runtime.Name, lines ...string) runtime.Spec
 	// Stubborn makes a spec whose process ignores its stop signal when it is ready.
 	Stubborn func(name runtime.Name) runtime.Spec
@@ -69,6 +70,15 @@ func Run(t *testing.T, open func(t *testing.T) Env) {
 		{"a container that shares a network does not start alone", (*suite).sharesAlone},
 		{"a network is shared with one start", (*suite).sharesOneStart},
 		{"output is that of the last start", (*suite).output},
+		{"a container serves its name", (*suite).servesAlone},
+		{"beside one that serves another does when it is told to", (*suite).servesBeside},
+		{"after one that has ended the next one serves", (*suite).servesAfter},
+		{"nobody serves who gave it up, and nobody inherits it", (*suite).servesNobody},
+		{"drain returns where there is nothing to wait for", (*suite).drain},
+		{"exec returns code and output of a command", (*suite).exec},
+		{"a signal reaches what runs", (*suite).signal},
+		{"dial says what it could not reach", (*suite).dial},
+		{"stats measures what runs", (*suite).stats},
 	}
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {

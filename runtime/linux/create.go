@@ -147,17 +147,21 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
 	r.serving.Lock()
 	defer r.serving.Unlock()
-	if e.ID != "" {
-		others, err := r.entriesOf(e.Spec.Name)
-		if err == nil {
-			err = r.resign(others, id)
-		}
-		if err != nil {
-			return err
-		}
+	others, err := r.entriesOf(e.Spec.Name)
+	if err == nil {
+		err = r.resign(others, id)
+	}
+	if err != nil {
+		return err
 	}
 	if e.Spec.Network == runtime.NetworkBridge || e.ID == "" {
-		if err := errors.Join(r.net.Release(ctx, id), r.announce(ctx, nil)); err != nil {
+		err = r.net.Release(ctx, id)
+		if len(others) > 1 { // it may have had the ports of the one that serves, by a switch that was cut short
+			err = errors.Join(err, r.follow(ctx, e.Spec.Name, ""))
+		} else {
+			err = errors.Join(err, r.announce(ctx, nil))
+		}
+		if err != nil {
 			return err
 		}
 	}

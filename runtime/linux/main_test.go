@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "network" {
 		os.Exit(attackNetwork(os.Args[2:]))
 	}
+	if len(os.Args) == 3 && os.Args[1] == "answer" {
+		os.Exit(answer(os.Args[2]))
+	}
 	if len(os.Args) == 4 && os.Args[1] == "swap" {
 		os.Exit(swap(os.Args[2], os.Args[3]))
 	}

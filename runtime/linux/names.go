@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"reconciler/runtime/network/dns"
 	"reconciler/runtime/supervisor"
@@ -49,8 +50,9 @@ func (r *Runtime) announce(ctx context.Context, to *entry) error {
 		names.Listen, names.Sources = append(names.Listen, gateway.Address6), append(names.Sources, gateway.Subnet6)
 	}
 	for _, l := range leases {
+		name, _, _ := strings.Cut(l.Name.Name, "#") // the runs of a CronJob have its name
 		c := dns.Container{
-			Namespace: l.Name.Namespace, Name: l.Name.Name, Addresses: []netip.Addr{l.IP},
+			Namespace: l.Name.Namespace, Name: name, Addresses: []netip.Addr{l.IP},
 			Hidden: first[l.Name] == nil || first[l.Name].ID != l.ID,
 		}
 		if l.IPv6.IsValid() {

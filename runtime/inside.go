@@ -17,7 +17,7 @@ type Stats struct {
 	Name Name      `json:"name"`
 	Time time.Time `json:"time"`
 	// CPU is the time that its processes have had since its start.
-	CPU time.Duration `json:"cpu"`
+	CPU time.Duration `json:"-"`
 	// Memory is in bytes, without the cache that the kernel gives back when it needs room; MemoryLimit is 0 without one.
 	Memory      int64 `json:"memory"`
 	MemoryLimit int64 `json:"memoryLimit,omitempty"`

@@ -103,7 +103,7 @@ func TestEveryVerbIsThere(t *testing.T) {
 		"agent", "sync", "plan", "diff", "validate", "ps", "describe", "status", "logs", "exec", "history", "events",
 		"approve", "retry", "restart", "suspend", "resume", "doctor", "down", "schema", "version", "supervisor",
 		"image ls", "image pull", "image inspect", "image prune", "image capture", "image load", "image save",
-		"volume ls", "volume rm",
+		"volume ls", "volume rm", "install", "stats",
 	} {
 		if !have[verb] {
 			t.Errorf("no verb %q", verb)

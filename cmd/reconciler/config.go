@@ -100,12 +100,14 @@ type configValue struct {
 	line   int
 }
 
-// commonFlags returns the names of the flags that a config file may set: those of the agent, which other verbs share.
+// commonFlags returns the names of the flags that a config file may set, those that matter most first: those of the agent,
+// which other verbs share.
 func commonFlags() []string {
 	var s settings
 	flags := pflag.NewFlagSet("config", pflag.ContinueOnError)
-	s.addGlobal(flags)
+	flags.SortFlags = false
 	s.addAll(flags)
+	s.addGlobal(flags)
 	var names []string
 	flags.VisitAll(func(flag *pflag.Flag) {
 		if flag.Name != "config" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 )
 
 type psOptions struct {
-	all, allNamespaces bool
-	namespace          string
+	all, allNamespaces, watch bool
+	namespace                 string
 }
 
 func newPs(a *app) *cobra.Command {
@@ -31,6 +32,7 @@ what the last accepted commit asked for.`,
 	cmd.Flags().BoolVar(&opts.all, "all", false, "also a name's other instances, such as that of a failed update")
 	cmd.Flags().BoolVarP(&opts.allNamespaces, "all-namespaces", "A", false, "those of every namespace")
 	cmd.Flags().StringVarP(&opts.namespace, "namespace", "n", manifest.DefaultNamespace, "those of this `NAMESPACE`")
+	cmd.Flags().BoolVarP(&opts.watch, "watch", "w", false, "list them again whenever something changes, until interrupted")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runPs(cmd.Context(), opts)
 	}
@@ -38,23 +40,50 @@ what the last accepted commit asked for.`,
 }
 
 func (a *app) runPs(ctx context.Context, opts psOptions) error {
-	look, err := a.look(ctx, "ps")
+	if !opts.watch {
+		shown, all, err := a.psRows(ctx, opts)
+		if err != nil {
+			return err
+		}
+		return a.printPs(shown, all, opts)
+	}
+	var before []report.Row
+	first := true
+	return a.watch(ctx, func() error {
+		shown, all, err := a.psRows(ctx, opts)
+		if err != nil {
+			return err
+		}
+		// A terminal is drawn anew for the ages in it.
+		if !first && !isTerminal(a.out) && reflect.DeepEqual(shown, before) {
+			return nil
+		}
+		first, before = false, shown
+		a.newScreen()
+		return a.printPs(shown, all, opts)
+	})
+}
+
+// psRows returns the rows that are asked for, and how many there are in all.
+func (a *app) psRows(ctx context.Context, opts psOptions) (shown []report.Row, all int, err error) {
+	look, err := a.look(ctx, "ps") // each time, for the agent may come or go meanwhile
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	rows, err := look.rows(ctx, opts.all)
-	if err != nil {
-		return err
-	}
-	shown := []report.Row{}
+	shown = []report.Row{}
 	for _, r := range rows {
 		if opts.allNamespaces || r.Namespace == opts.namespace {
 			shown = append(shown, r)
 		}
 	}
+	return shown, len(rows), err
+}
+
+func (a *app) printPs(shown []report.Row, all int, opts psOptions) error {
 	return a.print(shown, func() error {
 		if len(shown) == 0 {
-			a.errln(nothingHere(opts, len(rows)))
+			a.errln(nothingHere(opts, all))
 			return nil
 		}
 		return a.printRows(shown, time.Now())

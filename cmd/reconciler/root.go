@@ -104,8 +104,8 @@ verbs share, in a file named by --config. The command line comes first, then the
 // verbs returns every command by group.
 func (a *app) verbs() map[string][]*cobra.Command {
 	return map[string][]*cobra.Command{
-		"run":   {newAgent(a), newSync(a), newDown(a)},
-		"look":  {newStatus(a), newPs(a), newDescribe(a), newLogs(a), newExec(a), newPlan(a), newHistory(a), newEvents(a), newDoctor(a)},
+		"run":   {newAgent(a), newSync(a), newDown(a), newInstall(a)},
+		"look":  {newStatus(a), newPs(a), newDescribe(a), newLogs(a), newExec(a), newPlan(a), newHistory(a), newEvents(a), newStats(a), newDoctor(a)},
 		"act":   {newApprove(a), newRetry(a), newRestart(a), newSuspend(a), newResume(a), newImage(a), newVolume(a)},
 		"check": {newValidate(a), newDiff(a), newSchema(a)},
 		"more":  {newVersion(a)},

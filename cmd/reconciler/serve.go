@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"reconciler/reconcile"
 	"reconciler/reconcile/api"
 )
@@ -88,5 +90,8 @@ func (a *app) listen(ctx context.Context, agent *reconcile.Agent, part func(func
 	}
 	part(func() error { return server.Serve(ctx, local, true) })
 	log.Info("agent ready", "socket", a.socket())
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("systemd cannot be told that the agent is ready", "err", err)
+	}
 	return nil
 }

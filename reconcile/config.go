@@ -27,6 +27,22 @@ type Source interface {
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
+// healthSource is who probes the containers.
+//
+// Observe is called in every turn of the loop, by the deciding goroutine, with the set in force (nil before the first) and
+// everything that is here: it begins and ends probes to match, by ID and Starts, and does not block. Each running container is
+// probed as the manifest that it was made from says (Spec.Origin): of one name several may run, and a candidate is judged
+// by its own probes. Whoever learns of a change that a plan may depend on pokes the agent.
+//
+// Snapshot returns a map of its own. A container is in it once every one of its probes that counts for Started and Ready has
+// had a result since this agent began (or was known to be ready by the agent before it): until then nobody is blamed for
+// not being ready. Failed stays until the container is started again. ReadyFor is since it last became ready, by a clock
+// that no time step moves.
+type healthSource interface {
+	Observe(set *manifest.Set, observed []runtime.Status)
+	Snapshot() map[runtime.ID]plan.Health
+}
+
 // Config is what an Agent is made from. StateDir, Source, Load and Runtime are needed, the rest has defaults.
 type Config struct {
 	// Node is this server's name; Instance tells agents on one server apart.
@@ -70,6 +86,8 @@ type Config struct {
 	Starts int
 	Logger *slog.Logger
 
+	// health is who probes; nil: nobody, and then everything that runs counts as ready.
+	health healthSource
 	// watchDirs is how secrets are watched.
 	watchDirs func(ctx context.Context, dirs []string, changed func()) error
 }

@@ -133,6 +133,9 @@ func (l *loop) turn(ctx context.Context) {
 	l.noticeExits(observed)
 	l.observed = observed
 	l.recoverAccepted()
+	if l.cfg.health != nil {
+		l.cfg.health.Observe(l.state.Accepted, observed)
+	}
 	// Not the time at which this turn began: failures that were noted since would seem to be of a clock that was set back.
 	p, set := l.decide(ctx, time.Now())
 	l.current = p
@@ -210,6 +213,9 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 		in.InFlight[name] = plan.InFlight{
 			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload),
 		}
+	}
+	if l.cfg.health != nil {
+		in.Health = l.cfg.health.Snapshot()
 	}
 	in.Facts.Taken = l.takenPorts(ctx, &desired, l.state.Accepted)
 	for _, c := range l.state.Approved {

@@ -18,7 +18,7 @@ type Input struct {
 	// History is what failed before and when, by name. Absent: nothing did.
 	History map[manifest.Name]History
 	// Health is what the probes say of running containers. One that is not in it was not probed since it started: it is
-	// neither ready nor failed yet where it has probes.
+	// neither ready nor failed yet where it has probes. Nil: nobody probes, and everything that runs counts as ready.
 	Health map[runtime.ID]Health
 	// InFlight are the steps being carried out now.
 	InFlight map[manifest.Name]InFlight

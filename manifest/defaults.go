@@ -15,10 +15,12 @@ const (
 	DefaultLogFiles           = 3
 	DefaultShmSize            = 64 << 20 // bytes
 	DefaultFileMode           = 0o644    // of the files of a Config or Secret
+
+	DefaultProgressDeadlineSeconds = 60
 )
 
 // Defaulted returns s with this release's defaults where the manifest does not say; s is not changed. What the image
-// decides (command, user, working directory, stop signal) and what the name decides (host name) stays absent.
+// decides (command, user, working directory, stop signal) and what the name decides (host name) stays absent, as does what another manifest decides (the condition of a dependency).
 func Defaulted(s Spec) Spec {
 	orDefault(&s.ImagePullPolicy, pullPolicyOf(s.Image))
 	orDefault(&s.Network, NetworkBridge)
@@ -37,9 +39,7 @@ func Defaulted(s Spec) Spec {
 	backoff.Max = orPointer(backoff.Max, Duration(DefaultBackoffMax))
 	s.RestartBackoff = &backoff
 
-	strategy := valueOf(s.Strategy)
-	orDefault(&strategy.Type, StrategyRecreate)
-	s.Strategy = &strategy
+	s.Strategy = defaultedStrategy(s)
 
 	resources := valueOf(s.Resources)
 	limits := valueOf(resources.Limits)
@@ -49,10 +49,6 @@ func Defaulted(s Spec) Spec {
 	s.SecurityContext = defaultedSecurity(s.SecurityContext)
 	s.Mounts = defaultedMounts(s.Mounts)
 	s.Capture = defaultedCapture(s.Capture)
-	s.DependsOn = slices.Clone(s.DependsOn)
-	for i := range s.DependsOn {
-		orDefault(&s.DependsOn[i].Condition, ConditionStarted)
-	}
 	s.Devices = slices.Clone(s.Devices)
 	for i := range s.Devices {
 		orDefault(&s.Devices[i].Permissions, "rw")

@@ -27,11 +27,6 @@ func laterFields() []laterField {
 		{path: "livenessProbe"},
 		{path: "lifecycle"},
 		{path: "initContainers"},
-		{path: "dependsOn[].condition", except: []string{string(ConditionStarted)}},
-		{path: "strategy.type", except: []string{string(StrategyRecreate)}},
-		{path: "strategy.minReadySeconds"},
-		{path: "strategy.progressDeadlineSeconds"},
-		{path: "strategy.rollback", except: []string{"false"}},
 	}
 }
 

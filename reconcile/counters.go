@@ -16,6 +16,7 @@ type Counters struct {
 	Restarts          map[RestartKey]uint64
 	Drift             uint64
 	GuardBlocked      uint64
+	Rollbacks         uint64
 	ImagePullBytes    int64
 	StateBytesWritten int64
 }

@@ -30,35 +30,38 @@ func newExecutor(a *Agent) *executor {
 
 // job is what the executor needs to know of a step.
 type job struct {
-	step    plan.Step
-	commit  string
-	gate    <-chan struct{} // closed when it may touch what is visible
-	running bool            // step.ID was running when the plan was made
-	tether  *tether
+	step   plan.Step
+	commit string
+	gate   <-chan struct{} // closed when it may touch what is visible
+	tether *tether
+	// place is set once the step has one of executor.switches, which whoever made the job gives back.
+	place bool
 }
 
 // run carries j out and returns the digest of the image it used.
-func (x *executor) run(ctx context.Context, j job) (string, error) {
-	switch j.step.Op {
-	case plan.OpCreate, plan.OpReplace:
+func (x *executor) run(ctx context.Context, j *job) (string, error) {
+	if j.step.Op == plan.OpCreate || j.step.Op == plan.OpReplace {
 		return x.bring(ctx, j)
+	}
+	if err := x.wait(ctx, j); err != nil {
+		return "", err
+	}
+	switch j.step.Op {
 	case plan.OpRestart:
 		return "", x.restart(ctx, j)
 	case plan.OpUpdate:
-		if err := x.wait(ctx, j); err != nil {
-			return "", err
-		}
 		return "", x.rt.Update(ctx, j.step.ID, j.step.Spec)
+	case plan.OpSwitch:
+		return "", x.rt.Serve(ctx, j.step.ID, true)
+	case plan.OpRollback:
+		return "", x.rollBack(ctx, j)
 	default:
-		if err := x.wait(ctx, j); err != nil {
-			return "", err
-		}
 		return "", x.takeAway(ctx, j)
 	}
 }
 
-// bring makes everything ready first; only then does the old container go and the new one come.
-func (x *executor) bring(ctx context.Context, j job) (string, error) {
+// bring makes everything ready first; only then does the old container stop, and the new one come.
+func (x *executor) bring(ctx context.Context, j *job) (string, error) {
 	spec := j.step.Spec
 	x.phase(j, report.PhasePreparing)
 	prepared, err := x.rt.Prepare(ctx, spec, x.inputs(ctx, j))
@@ -73,18 +76,13 @@ func (x *executor) bring(ctx context.Context, j job) (string, error) {
 	if err = x.wait(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
-	if j.step.Op == plan.OpReplace {
+	if j.step.Op == plan.OpReplace && !j.step.Beside {
 		if err = x.switches.acquire(ctx); err != nil {
 			return prepared.ImageDigest, err
 		}
-		defer x.switches.release()
+		j.place = true
 	}
-	if len(j.step.Remove) > 0 {
-		if err = j.tether.mustFinish(ctx); err != nil {
-			return prepared.ImageDigest, err
-		}
-	}
-	if err = x.takeAway(ctx, j); err != nil {
+	if err = x.makeRoom(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
 	if err = x.starts.acquire(ctx); err != nil {
@@ -93,27 +91,53 @@ func (x *executor) bring(ctx context.Context, j job) (string, error) {
 	defer x.starts.release()
 	x.phase(j, report.PhaseStarting)
 	id, err := x.rt.Create(ctx, spec)
-	if err != nil {
-		return prepared.ImageDigest, err
+	if err == nil {
+		err = x.rt.Start(ctx, id)
 	}
-	return prepared.ImageDigest, x.rt.Start(ctx, id)
+	if err != nil {
+		err = &plan.NotStartedError{Err: err}
+	}
+	return prepared.ImageDigest, err
 }
 
-func (x *executor) restart(ctx context.Context, j job) error {
-	if err := x.wait(ctx, j); err != nil {
-		return err
+// makeRoom stops and takes away what must not run beside the new container.
+func (x *executor) makeRoom(ctx context.Context, j *job) error {
+	if len(j.step.Stop) > 0 || len(j.step.Remove) > 0 && !j.step.Beside {
+		if err := j.tether.mustFinish(ctx); err != nil {
+			return err
+		}
 	}
 	if err := x.takeAway(ctx, j); err != nil {
 		return err
 	}
-	if j.running {
-		if err := j.tether.mustFinish(ctx); err != nil {
-			return err
-		}
-		if err := x.stop(ctx, j, plan.Removal{ID: j.step.ID, Grace: j.step.Spec.StopGrace}); err != nil {
+	return x.stopAll(ctx, j)
+}
+
+func (x *executor) stopAll(ctx context.Context, j *job) error {
+	for _, r := range j.step.Stop {
+		if err := x.stop(ctx, j, r); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (x *executor) restart(ctx context.Context, j *job) error {
+	if err := x.takeAway(ctx, j); err != nil {
+		return err
+	}
+	if len(j.step.Stop) > 0 {
+		if err := j.tether.mustFinish(ctx); err != nil {
+			return err
+		}
+	}
+	if err := x.stopAll(ctx, j); err != nil {
+		return err
+	}
+	return x.start(ctx, j)
+}
+
+func (x *executor) start(ctx context.Context, j *job) error {
 	if err := x.starts.acquire(ctx); err != nil {
 		return err
 	}
@@ -122,9 +146,39 @@ func (x *executor) restart(ctx context.Context, j job) error {
 	return x.rt.Start(ctx, j.step.ID)
 }
 
+// rollBack has what ran before serve again: at once where it runs, else when what took its place has stopped. Everything
+// that this takes is here.
+func (x *executor) rollBack(ctx context.Context, j *job) error {
+	if !j.step.Start {
+		if err := x.rt.Serve(ctx, j.step.ID, true); err != nil {
+			return err
+		}
+		if err := x.stopAll(ctx, j); err != nil {
+			return err
+		}
+		return x.takeAway(ctx, j)
+	}
+	if err := j.tether.mustFinish(ctx); err != nil {
+		return err
+	}
+	if err := x.stopAll(ctx, j); err != nil {
+		return err
+	}
+	if err := x.takeAway(ctx, j); err != nil {
+		return err
+	}
+	if err := x.rt.Serve(ctx, j.step.ID, true); err != nil {
+		return err
+	}
+	return x.start(ctx, j)
+}
+
 // takeAway stops and removes what the step says goes.
-func (x *executor) takeAway(ctx context.Context, j job) error {
+func (x *executor) takeAway(ctx context.Context, j *job) error {
 	for _, r := range j.step.Remove {
+		if err := x.drain(ctx, j, r); err != nil {
+			return err
+		}
 		if err := x.stop(ctx, j, r); err != nil {
 			return err
 		}
@@ -135,11 +189,25 @@ func (x *executor) takeAway(ctx context.Context, j job) error {
 	return nil
 }
 
+// drain gives connections time to end, where r says so. That they cannot be counted keeps nothing from going.
+func (x *executor) drain(ctx context.Context, j *job, r plan.Removal) error {
+	if !r.Drain || r.Grace <= 0 {
+		return nil
+	}
+	x.phase(j, report.PhaseDraining)
+	limit, cancel := context.WithTimeout(ctx, r.Grace)
+	defer cancel()
+	if err := x.rt.Drain(limit, r.ID); err != nil && limit.Err() == nil {
+		x.a.cfg.Logger.Warn("cannot wait for connections to end", "name", j.step.Name.Short(), "error", err)
+	}
+	return context.Cause(ctx)
+}
+
 // codeKilled is the exit code of a process that SIGKILL ended.
 const codeKilled = 128 + int(syscall.SIGKILL)
 
 // stop stops a container, and says so where it did not heed its stop signal.
-func (x *executor) stop(ctx context.Context, j job, r plan.Removal) error {
+func (x *executor) stop(ctx context.Context, j *job, r plan.Removal) error {
 	x.phase(j, report.PhaseStopping)
 	begun := time.Now()
 	if err := x.rt.Stop(ctx, r.ID, r.Grace); err != nil || r.Grace <= 0 || time.Since(begun) < r.Grace {
@@ -158,7 +226,7 @@ func (x *executor) stop(ctx context.Context, j job, r plan.Removal) error {
 }
 
 // wait holds the step until what it depends on is done. One that was told to end meanwhile does not go on.
-func (x *executor) wait(ctx context.Context, j job) error {
+func (x *executor) wait(ctx context.Context, j *job) error {
 	x.phase(j, report.PhaseWaiting)
 	select {
 	case <-j.gate:
@@ -168,7 +236,7 @@ func (x *executor) wait(ctx context.Context, j job) error {
 	}
 }
 
-func (x *executor) phase(j job, p report.Phase) {
+func (x *executor) phase(j *job, p report.Phase) {
 	x.a.setActivity(j.step.Name, func(a *report.Activity) {
 		a.Op, a.Phase, a.Since = j.step.Op, p, time.Now()
 		a.What, a.Done, a.Total = "", 0, 0
@@ -176,7 +244,7 @@ func (x *executor) phase(j job, p report.Phase) {
 }
 
 // inputs are what Prepare may need: the commit's files only where the image comes from them.
-func (x *executor) inputs(ctx context.Context, j job) runtime.Inputs {
+func (x *executor) inputs(ctx context.Context, j *job) runtime.Inputs {
 	in := runtime.Inputs{Progress: x.progress(j)}
 	if img := j.step.Spec.Image; img == nil || !fromTree(img.Ref) {
 		return in
@@ -193,7 +261,7 @@ func fromTree(ref string) bool {
 	return found && (scheme == "oci" || scheme == "oci-archive" || scheme == "docker-archive")
 }
 
-func (x *executor) progress(j job) func(runtime.Progress) {
+func (x *executor) progress(j *job) func(runtime.Progress) {
 	return func(p runtime.Progress) {
 		x.a.setActivity(j.step.Name, func(a *report.Activity) {
 			if grown := p.Done - a.Done; a.What == p.What && grown > 0 {

@@ -23,7 +23,7 @@ var (
 type flight struct {
 	step    plan.Step
 	commit  string
-	crashed bool // the step restarts a container that ended by itself
+	crashed bool // the step restarts a container that ended by itself, or that its probes gave up
 	started time.Time
 	cancel  context.CancelCauseFunc
 	gate    chan struct{} // closed when everything in step.After is done
@@ -36,7 +36,6 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 	if set == nil {
 		return nil
 	}
-	l.exec.switches.setLimit(len(set.Workloads) * l.cfg.MaxUnavailable / 100)
 	var begun []*flight
 	for _, step := range p.Steps {
 		if l.flights[step.Name] != nil {
@@ -47,7 +46,7 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 			step: step, commit: set.Revision.Commit, crashed: l.isCrash(step), started: time.Now(),
 			cancel: cancel, gate: make(chan struct{}),
 		}
-		todo := job{step: step, commit: f.commit, gate: f.gate, running: l.isRunning(step.ID), tether: &tether{}}
+		todo := &job{step: step, commit: f.commit, gate: f.gate, tether: &tether{}}
 		f.run = func() {
 			defer todo.tether.tie(ctx, fctx, cancel)()
 			digest, err := l.exec.run(fctx, todo)
@@ -55,7 +54,9 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 				err = &cancelledError{cause: context.Cause(fctx), err: err}
 			}
 			cancel(nil)
-			l.a.post(func(l *loop) { l.stepEnded(f, digest, err) })
+			if !l.a.post(func(l *loop) { l.takePlace(step.Name, todo.place); l.stepEnded(f, digest, err) }) && todo.place {
+				l.exec.switches.release()
+			}
 		}
 		l.flights[step.Name] = f
 		l.a.setActivity(step.Name, func(a *report.Activity) {
@@ -84,14 +85,9 @@ func (l *loop) statusOf(id runtime.ID) *runtime.Status {
 	return nil
 }
 
-func (l *loop) isRunning(id runtime.ID) bool {
-	o := l.statusOf(id)
-	return o != nil && o.State == runtime.StateRunning
-}
-
 func (l *loop) isCrash(step plan.Step) bool {
 	o := l.statusOf(step.ID)
-	return step.Op == plan.OpRestart && o != nil && o.State == runtime.StateExited && !o.Stopped
+	return step.Crash || step.Op == plan.OpRestart && o != nil && o.State == runtime.StateExited && !o.Stopped
 }
 
 // openGates lets those steps go on whose dependencies have no step in the plan or in flight any more.
@@ -155,16 +151,26 @@ func (l *loop) dropDependents(name manifest.Name) {
 
 // beginHistory counts a restart after a crash when it begins, so that an agent killed meanwhile does not forget it.
 func (l *loop) beginHistory(f *flight) {
+	if before := l.histories[f.step.Name]; plan.Began(before, f.step) != before {
+		l.setHistory(f.step.Name, plan.Began(before, f.step))
+	}
 	if !f.crashed {
 		return
 	}
 	reason := "Exited"
 	o := l.statusOf(f.step.ID)
-	if o.OOMKilled {
+	switch {
+	case f.step.Crash:
+		reason = "Unhealthy"
+	case o.OOMKilled:
 		reason = report.ReasonOOMKilled
 	}
 	l.a.counters.add(func(c *Counters) { c.Restarts[RestartKey{Name: f.step.Name, Reason: reason}]++ })
-	l.setHistory(f.step.Name, plan.Restarted(l.histories[f.step.Name], *o))
+	if f.step.Crash {
+		l.setHistory(f.step.Name, plan.Crashed(l.histories[f.step.Name], *o))
+	} else {
+		l.setHistory(f.step.Name, plan.Restarted(l.histories[f.step.Name], *o))
+	}
 }
 
 // succeeded forgets what failed before.
@@ -182,6 +188,9 @@ func (l *loop) succeeded(f *flight, digest string) {
 func (l *loop) failed(f *flight, err error) {
 	h := plan.Failed(l.histories[f.step.Name], f.step, err, time.Now(), delay)
 	l.setHistory(f.step.Name, h)
+	if h.Reason == plan.ReasonRolledBack && h.Digest == f.step.Workload.Digest {
+		l.rolledBack(f.commit, f.step.Name, h.Error)
+	}
 	l.log.Error("step failed", "op", string(f.step.Op), "name", f.step.Name.Short(), "error", err,
 		"hint", runtime.HintOf(err), "next", h.NextTry.UTC().Format(time.RFC3339))
 }

@@ -14,11 +14,11 @@ type limiter struct {
 	waiting []chan struct{}
 }
 
-// setLimit changes how many may pass; at least one.
+// setLimit changes how many may pass.
 func (l *limiter) setLimit(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.limit = max(1, n)
+	l.limit = n
 	l.admit()
 }
 

@@ -44,6 +44,7 @@ type loop struct {
 	current   plan.Plan
 	wake      time.Time
 	flights   map[manifest.Name]*flight
+	places    map[manifest.Name]int // of executor.switches, kept beyond the step
 	syncs     []*syncWaiter
 	downs     []chan struct{} // closed when no step is in flight any more
 	secrets   secretReader
@@ -60,7 +61,7 @@ func newLoop(a *Agent, state journal.State, key []byte) *loop {
 	l := &loop{
 		a: a, cfg: a.cfg, log: a.cfg.Logger, state: state, histories: histories,
 		exec:    newExecutor(a),
-		flights: map[manifest.Name]*flight{}, warnings: map[string]string{},
+		flights: map[manifest.Name]*flight{}, places: map[manifest.Name]int{}, warnings: map[string]string{},
 		secrets: newSecretReader(key),
 	}
 	if set := state.Accepted; set != nil && state.Applied.Commit == set.Revision.Commit && sameSet(state.LastGood, set) {
@@ -146,6 +147,10 @@ func (l *loop) turn(ctx context.Context) {
 			f.cancel(errSuperseded)
 		}
 	}
+	l.noteJudgements(p)
+	if set != nil {
+		l.allowSwitches(p, set)
+	}
 	begun := l.begin(ctx, p, set)
 	if l.settle(p, set) {
 		l.collect(ctx)
@@ -211,7 +216,7 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 	}
 	for name, f := range l.flights {
 		in.InFlight[name] = plan.InFlight{
-			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload),
+			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload), Beside: f.step.Beside,
 		}
 	}
 	if l.cfg.health != nil {
@@ -241,6 +246,10 @@ func (l *loop) clampRetries(now time.Time) {
 	for name, h := range l.histories {
 		if h.NextTry.Sub(now) > maxDelay {
 			h.NextTry = now.Add(maxDelay)
+			l.setHistory(name, h)
+		}
+		if h.Undo.Next.Sub(now) > maxDelay {
+			h.Undo.Next = now.Add(maxDelay)
 			l.setHistory(name, h)
 		}
 	}
@@ -289,9 +298,17 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	}
 	commit, result, message := set.Revision.Commit, journal.ResultApplied, ""
 	for _, h := range p.Held {
-		result = journal.ResultFailed
+		switch {
+		case h.Reason == plan.ReasonProgressing:
+			return false
+		case h.Reason == plan.ReasonRolledBack && result != journal.ResultRolledBack:
+			result = journal.ResultRolledBack
+		case result == journal.ResultApplied:
+			result = journal.ResultFailed
+		default:
+			continue
+		}
 		message = h.Name.Short() + ": " + h.Reason + ": " + h.Message
-		break
 	}
 	if l.settled == commit+result || l.settled == commit+journal.ResultApplied {
 		return false

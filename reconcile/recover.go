@@ -19,8 +19,14 @@ func (l *loop) recoverAccepted() {
 	}
 	var newest runtime.Status
 	for i, o := range l.observed { // sorted by name, then by creation
-		if i+1 < len(l.observed) && l.observed[i+1].Spec.Name == o.Spec.Name || len(o.Spec.Origin) == 0 {
+		if len(o.Spec.Origin) == 0 {
 			continue
+		}
+		if i+1 < len(l.observed) && l.observed[i+1].Spec.Name == o.Spec.Name && (!o.Serving || l.observed[i+1].Serving) {
+			continue
+		}
+		if n := len(set.Workloads); n > 0 && set.Workloads[n-1].Name == manifest.Name(o.Spec.Name) {
+			continue // the one that serves came before
 		}
 		w, err := manifest.DecodeWorkload(o.Spec.Origin)
 		if err != nil {

@@ -42,6 +42,7 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 				w.cfg.StateDir = copied
 				w.start()
 				defer w.stop()
+				after(5 * time.Second) // what is new proves itself
 				w.wantRunning("db", "web")
 				if now := w.row("db"); now.ID != db.ID || now.Pid != db.Pid {
 					t.Error("db was touched")

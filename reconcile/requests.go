@@ -76,7 +76,7 @@ func isWholeCommit(s string) bool {
 // Retry ends the backoff of name: what failed is tried again at once.
 func (a *Agent) Retry(ctx context.Context, name manifest.Name) error {
 	return a.verb(ctx, name, "Retry", "its backoff was ended", func(h plan.History) plan.History {
-		return plan.History{Restart: h.Restart}
+		return plan.Retried(h)
 	})
 }
 

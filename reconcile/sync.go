@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 )
 
@@ -15,11 +16,12 @@ type Outcome string
 
 // The outcomes of a sync.
 const (
-	SyncConverged Outcome = "Converged" // everything runs as the newest commit says, and is healthy
-	SyncFailed    Outcome = "Failed"
-	SyncBlocked   Outcome = "Blocked"   // a guard stopped the commit
-	SyncSuspended Outcome = "Suspended" // syncing is suspended
-	SyncTimeout   Outcome = "TimedOut"
+	SyncConverged  Outcome = "Converged" // everything runs as the newest commit says, and is healthy
+	SyncFailed     Outcome = "Failed"
+	SyncBlocked    Outcome = "Blocked"    // a guard stopped the commit
+	SyncRolledBack Outcome = "RolledBack" // an update failed, and what ran before runs again
+	SyncSuspended  Outcome = "Suspended"  // syncing is suspended
+	SyncTimeout    Outcome = "TimedOut"
 )
 
 // SyncResult is how a sync ended and why.
@@ -93,6 +95,10 @@ func (l *loop) endBackoffs() {
 	for name, h := range l.histories {
 		if h.Failures > 0 && !h.Permanent && !h.NextTry.IsZero() {
 			h.NextTry = time.Now()
+			l.setHistory(name, h)
+		}
+		if h.Undo.Failures > 0 {
+			h.Undo.Next = time.Now()
 			l.setHistory(name, h)
 		}
 	}
@@ -171,6 +177,9 @@ func (l *loop) syncResult() (r SyncResult, over bool) {
 	r.Outcome = SyncConverged
 	if !healthy {
 		r.Outcome, r.Message = SyncFailed, why
+		if slices.ContainsFunc(l.current.Held, func(h plan.Hold) bool { return h.Reason == plan.ReasonRolledBack }) {
+			r.Outcome, r.Reason = SyncRolledBack, plan.ReasonRolledBack
+		}
 		r.Hint = "see more with: reconciler describe NAME"
 	}
 	return r, true

@@ -20,7 +20,7 @@ next try are tried at once. Where an agent runs it does the work, with its own f
 flags given here, and needs --repo.`,
 		Example:     "  reconciler sync --timeout 2m\n  reconciler sync --repo https://git.example.com/fleet.git",
 		Args:        argsError(cobra.NoArgs),
-		Annotations: map[string]string{exitAnnotation: "0 converged and healthy, 1 failed, 3 blocked by a guard"},
+		Annotations: map[string]string{exitAnnotation: "0 converged and healthy, 1 failed, 3 blocked by a guard, 4 an update was rolled back"},
 	}
 	a.set.addAll(cmd.Flags())
 	a.set.hideListen(cmd.Flags())
@@ -53,6 +53,8 @@ func (a *app) runSync(ctx context.Context, timeout time.Duration) error {
 		return nil
 	case reconcile.SyncBlocked:
 		return exitStatus(3)
+	case reconcile.SyncRolledBack:
+		return exitStatus(4)
 	default:
 		return exitStatus(1)
 	}

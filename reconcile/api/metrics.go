@@ -19,7 +19,7 @@ type collector struct {
 	version string
 
 	buildInfo, appInfo, reconciles, reconcileSeconds, fetches, lastApplied *prometheus.Desc
-	restarts, drift, blocked, pulled, written                              *prometheus.Desc
+	restarts, drift, rollbacks, blocked, pulled, written                   *prometheus.Desc
 }
 
 func newCollector(agent Agent, version string) *collector {
@@ -36,6 +36,7 @@ func newCollector(agent Agent, version string) *collector {
 		lastApplied:      desc("last_applied_timestamp_seconds", "When a commit was last applied; 0: never."),
 		restarts:         desc("container_restarts_total", "Restarts of containers that ended by themselves.", "name", "reason"),
 		drift:            desc("drift_detected_total", "Containers found other than they were left."),
+		rollbacks:        desc("rollback_total", "Updates of containers that failed and were gone back from."),
 		blocked:          desc("guard_blocked_total", "Commits that a guard stopped."),
 		pulled:           desc("image_pull_bytes_total", "Bytes of images brought here."),
 		written:          desc("state_bytes_written_total", "Bytes written to the state directory."),
@@ -46,7 +47,7 @@ func newCollector(agent Agent, version string) *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.buildInfo, c.appInfo, c.reconciles, c.reconcileSeconds, c.fetches, c.lastApplied,
-		c.restarts, c.drift, c.blocked, c.pulled, c.written,
+		c.restarts, c.drift, c.rollbacks, c.blocked, c.pulled, c.written,
 	} {
 		ch <- d
 	}
@@ -74,6 +75,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.restarts, float64(v), key.Name.String(), key.Reason)
 	}
 	counter(c.drift, float64(n.Drift))
+	counter(c.rollbacks, float64(n.Rollbacks))
 	counter(c.blocked, float64(n.GuardBlocked))
 	counter(c.pulled, float64(n.ImagePullBytes))
 	counter(c.written, float64(n.StateBytesWritten))

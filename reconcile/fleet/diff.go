@@ -128,7 +128,7 @@ func follow(before, after manifest.Set) ([]plan.Step, *plan.Block, error) {
 		spec.Revision = before.Revision.Commit
 		in.Observed = append(in.Observed, runtime.Status{
 			ID: runtime.ID(w.Name.Namespace + "." + w.Name.Name), Spec: spec, State: runtime.StateRunning, Starts: 1, Pid: 1,
-			Hostname: spec.Hostname,
+			Hostname: spec.Hostname, Serving: true, Ran: ranLong,
 		})
 	}
 	p := plan.Compute(in)
@@ -138,3 +138,6 @@ func follow(before, after manifest.Set) ([]plan.Step, *plan.Block, error) {
 	in.Approved = map[string]bool{after.Revision.Commit: true}
 	return plan.Compute(in).Steps, p.Blocked, nil
 }
+
+// ranLong is how long everything is taken to run: long enough to have proved itself.
+const ranLong = time.Hour

@@ -14,6 +14,7 @@ const (
 	ResultFailed      = "Failed"
 	ResultBlocked     = "Blocked"
 	ResultRejected    = "Rejected"
+	ResultRolledBack  = "RolledBack"  // an update failed, and what ran before runs again
 	ResultProgressing = "Progressing" // in force, steps are still being carried out
 )
 

@@ -21,6 +21,11 @@ func Restarted(h History, s runtime.Status) History {
 	if s.State != runtime.StateExited || s.Stopped || h.Restart {
 		return h
 	}
+	return Crashed(h, s)
+}
+
+// Crashed returns what h becomes when s, which ended by itself or was given up by its probes, is started again.
+func Crashed(h History, s runtime.Status) History {
 	if s.Ran >= longRun {
 		h.Crashes = 0
 	}
@@ -35,7 +40,11 @@ func Succeeded(h History, s Step) History {
 		h.Restart = false
 		return h
 	}
-	out := History{Restart: h.Restart, Crashes: h.Crashes}
+	if s.undoes() {
+		h.Undo = Trouble{}
+		return h
+	}
+	out := History{Restart: h.Restart, Crashes: h.Crashes, Good: h.Good, FailedID: h.FailedID}
 	switch s.Op {
 	case OpCreate, OpReplace:
 		out.Restart, out.Crashes = false, 0
@@ -48,6 +57,11 @@ func Succeeded(h History, s Step) History {
 // Failed returns what h becomes when step s failed with err at now; delay says how long to wait after the n-th
 // failure in a row. A step that was cancelled did not fail.
 func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.Duration) History {
+	if s.undoes() {
+		n := h.Undo.Failures + 1
+		h.Undo = Trouble{Failures: n, Next: now.Add(delay(n)), Reason: runtime.ReasonOf(err), Error: err.Error()}
+		return h
+	}
 	h.LastFailure = now
 	if s.Op == OpRestart && h.Failures > 0 && h.Digest != s.Workload.Digest {
 		// The old container did not start again: that must not let the new one, which failed before, be tried sooner.
@@ -63,8 +77,12 @@ func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.
 	h.Digest, h.Failures = digest, h.Failures+1
 	h.Error, h.Hint = err.Error(), runtime.HintOf(err)
 	h.Reason, h.Permanent = runtime.ReasonOf(err), runtime.IsPermanent(err)
-	h.NextTry = time.Time{}
-	if !h.Permanent {
+	h.NextTry, h.Attempt = time.Time{}, ""
+	switch {
+	case s.GoesBack && endsUpdate(h, err):
+		h.Reason, h.Permanent, h.Attempt = ReasonRolledBack, true, s.attempt()
+		h.Error = updateFailed + h.Error
+	case !h.Permanent:
 		h.NextTry = now.Add(delay(h.Failures))
 	}
 	return h
@@ -72,8 +90,8 @@ func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.
 
 // gated holds w while a step for what is wanted failed not long enough ago.
 func (c *computation) gated(w *work) bool {
-	h := c.in.History[w.name]
-	if h.Digest != w.want.Digest {
+	h := w.past
+	if h.Digest != w.want.Digest || h.Reason == ReasonRolledBack && h.Attempt != c.attempt(w) {
 		return false
 	}
 	return c.hold(w, h)
@@ -81,7 +99,7 @@ func (c *computation) gated(w *work) bool {
 
 // removalGated holds w while taking containers away failed not long enough ago.
 func (c *computation) removalGated(w *work) bool {
-	h := c.in.History[w.name]
+	h := w.past
 	if h.Digest != "" {
 		return false
 	}
@@ -110,18 +128,21 @@ func (c *computation) hold(w *work, h History) bool {
 	return true
 }
 
-// due says why the container that is here is to be started now; empty: it is not. Where it is to be started later, w
-// is held; where it ran to its end, w is done. of is the workload that it was made from.
-func (c *computation) due(w *work, of manifest.Workload) string {
-	s, h := w.keep, c.in.History[w.name]
+// due says why s, which is here, is to be started now; empty: it is not. Where it is to be started later, w is held; where
+// it ran to its end, w is done. of is the workload that it was made from.
+func (c *computation) due(w *work, s *runtime.Status, of manifest.Workload) string {
+	h := w.past
 	switch s.State {
 	case runtime.StateRunning:
 		if h.Restart {
 			return "a restart was asked for"
 		}
+		if why := c.gaveUp(s); why != "" {
+			return c.dueUnwell(w, s, of, why)
+		}
 		return c.cutOff(s)
 	case runtime.StateCreated:
-		return c.dueFirst(w, of)
+		return c.dueFirst(w, s, of)
 	}
 	if h.Restart {
 		return "a restart was asked for"
@@ -154,8 +175,8 @@ func ended(of manifest.Workload, s *runtime.Status) bool {
 }
 
 // dueFirst says why a container that was made and never ran is to be started now.
-func (c *computation) dueFirst(w *work, of manifest.Workload) string {
-	switch s := w.keep; {
+func (c *computation) dueFirst(w *work, s *runtime.Status, of manifest.Workload) string {
+	switch {
 	case s.Reason == "" && !c.set.Node.Unschedulable:
 		return "it was made and not started"
 	case s.Reason == "":
@@ -174,11 +195,7 @@ func (c *computation) restartAt(s *runtime.Status, h History, digest string, b m
 	if h.Crashes == 0 || s.Ran >= longRun {
 		return time.Time{}
 	}
-	delay := max(time.Duration(value(b.Initial)), restartMin)
-	longest := max(time.Duration(value(b.Max)), delay)
-	for i := 1; i < h.Crashes && delay < longest; i++ {
-		delay = min(2*delay, longest)
-	}
+	delay := crashDelay(h.Crashes, b)
 	from := s.FinishedAt
 	if h.Digest != digest && h.LastFailure.After(from) {
 		from = h.LastFailure
@@ -187,6 +204,16 @@ func (c *computation) restartAt(s *runtime.Status, h History, digest string, b m
 		return time.Time{} // the clock was set back
 	}
 	return from.Add(delay)
+}
+
+// crashDelay is how long to wait after the n-th crash in a row, n at least 1.
+func crashDelay(n int, b manifest.RestartBackoff) time.Duration {
+	delay := max(time.Duration(value(b.Initial)), restartMin)
+	longest := max(time.Duration(value(b.Max)), delay)
+	for i := 1; i < n && delay < longest; i++ {
+		delay = min(2*delay, longest)
+	}
+	return delay
 }
 
 // exitText says how a container ended.

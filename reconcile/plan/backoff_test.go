@@ -136,7 +136,7 @@ func TestFailed(t *testing.T) {
 	if h = plan.Failed(h, step(plan.OpRestart, "old"), pull, now.Add(time.Second), delay); h.Digest != "two" || h.Failures != 1 {
 		t.Errorf("failed restart of the old one: %+v", h)
 	}
-	if h = plan.Failed(h, step(plan.OpRemove, "two"), pull, now, delay); h.Digest != "" || h.Failures != 1 {
+	if h = plan.Failed(h, step(plan.OpRemove, ""), pull, now, delay); h.Digest != "" || h.Failures != 1 {
 		t.Errorf("failed removal: %+v", h)
 	}
 	h.Restart, h.Crashes = true, 3

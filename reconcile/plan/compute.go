@@ -40,6 +40,7 @@ func Compute(in Input) Plan {
 		p.Steps = c.order()
 	}
 	p.Cancel = c.cancel
+	p.Proven, p.Failed, p.Unready = c.proven, c.failed, c.unready
 	for _, w := range c.works {
 		if w.hold != nil {
 			p.Held = append(p.Held, *w.hold)
@@ -64,17 +65,24 @@ type computation struct {
 	renames  renames
 	cancel   []manifest.Name
 	wake     time.Time
+	proven   []Proof
+	failed   []Failure
+	unready  []manifest.Name
 }
 
 // work is one name: what is wanted of it, what is here of it, and what was decided.
 type work struct {
 	name  manifest.Name
 	want  *manifest.Workload // nil: it is to go
-	keep  *runtime.Status    // the container that counts; nil: none
-	extra []*runtime.Status  // the others, to be taken away
-	step  *Step
-	hold  *Hold
-	done  bool // ran to its end, and is not to be started again
+	past  History
+	keep  *runtime.Status   // the container that counts; nil: none
+	extra []*runtime.Status // the others, to be taken away
+	// Where keep is known to be good: candidate is to take its place, failed tried to and is kept for its output.
+	good              bool
+	candidate, failed *runtime.Status
+	step              *Step
+	hold              *Hold
+	done              bool // ran to its end, and is not to be started again
 }
 
 func newComputation(in Input) *computation {
@@ -119,15 +127,15 @@ func (c *computation) gather() {
 	}
 	c.works = make([]*work, 0, len(c.byName))
 	for _, w := range c.byName {
-		digest := ""
-		if w.want != nil {
-			digest = w.want.Digest
-		}
-		w.keep, w.extra = pick(c.observed[w.name], digest)
+		w.past = c.in.History[w.name]
+		c.sortInstances(w)
 		c.works = append(c.works, w)
 	}
 	slices.SortFunc(c.works, func(a, b *work) int { return a.name.Compare(b.name) })
 }
+
+// wakeIn makes the next plan be made after d at the latest.
+func (c *computation) wakeIn(d time.Duration) { c.wakeAt(c.in.Now.Add(d)) }
 
 func (c *computation) wakeAt(t time.Time) {
 	if !t.IsZero() && (c.wake.IsZero() || t.Before(c.wake)) {
@@ -143,6 +151,9 @@ func (c *computation) respectFlight(w *work) {
 	}
 	wanted := ""
 	switch {
+	case f.Op == OpSwitch, f.Op == OpRollback, f.Op == OpRemove && f.Digest != "":
+		w.step = nil // these end by themselves, and whatever comes next comes after them
+		return
 	case w.step != nil:
 		wanted = w.step.Workload.Digest
 	case w.hold != nil && w.keep != nil && w.keep.Spec.OriginDigest == f.Digest:
@@ -180,7 +191,7 @@ func identify(p Plan) string {
 			image = s.Spec.Image.Digest
 		}
 		err = errors.Join(err, enc.Encode(s),
-			enc.Encode([]any{s.Workload.Digest, image, s.ID, s.Remove, s.Spec.SecretDigests}))
+			enc.Encode([]any{s.Workload.Digest, image, s.ID, s.Stop, s.Remove, s.Spec.SecretDigests}))
 	}
 	if err != nil { // only a time outside of the years 0 to 9999 does that
 		return "unidentified"

@@ -28,12 +28,15 @@ func (c *computation) decide(w *work) {
 		w.hold = &Hold{Name: w.name, Reason: ReasonNotSupported, Message: string(w.want.Kind) + " is not supported yet"}
 	case w.keep == nil:
 		c.create(w)
+	case w.candidate != nil:
+		c.progress(w)
+	case c.tidy(w):
 	case w.keep.Spec.OriginDigest != w.want.Digest:
 		c.change(w)
 	default:
 		c.upkeep(w)
 	}
-	if w.step == nil && w.keep != nil && w.want != nil && len(w.extra) > 0 {
+	if w.step == nil && w.hold == nil && w.keep != nil && w.want != nil && len(w.extra) > 0 {
 		c.removeLeftovers(w)
 	}
 }
@@ -81,14 +84,15 @@ func (c *computation) replace(w *work, reason string, changes []manifest.Change)
 	if c.unschedulable(w, "is not replaced") || c.refused(w) || c.gated(w) {
 		return
 	}
+	if c.isDown(w) {
+		return // what ran before comes first, however long it takes to get the new one ready
+	}
 	spec, ok := c.spec(w)
 	if !ok {
 		return
 	}
-	w.step = &Step{
-		Op: OpReplace, Workload: *w.want, Spec: spec, Reason: reason, Changes: changes,
-		Remove: removals([]*runtime.Status{w.keep}, w.extra),
-	}
+	w.step = &Step{Op: OpReplace, Workload: *w.want, Spec: spec, Reason: reason, Changes: changes}
+	c.chooseStrategy(w)
 }
 
 // update makes what is wanted the container's spec without touching its process.
@@ -100,7 +104,7 @@ func (c *computation) update(w *work, changes []manifest.Change) {
 	if !ok {
 		return
 	}
-	if why := c.stale(w, spec.Image); why != "" {
+	if why := c.stale(w, w.keep, spec.Image); why != "" {
 		c.replace(w, why, changes)
 		return
 	}
@@ -111,7 +115,7 @@ func (c *computation) update(w *work, changes []manifest.Change) {
 
 // upkeep looks after a container that was made from what is wanted.
 func (c *computation) upkeep(w *work) {
-	if why := c.stale(w, w.keep.Spec.Image); why != "" {
+	if why := c.stale(w, w.keep, w.keep.Spec.Image); why != "" {
 		c.replace(w, why, nil)
 		if w.step == nil {
 			c.keepAlive(w, *w.want)
@@ -127,8 +131,11 @@ func (c *computation) upkeep(w *work) {
 		}
 		return
 	}
-	if why := c.due(w, *w.want); why != "" && !c.refused(w) && !c.gated(w) {
-		c.restart(w, *w.want, why)
+	if why := c.due(w, w.keep, *w.want); why != "" && !c.refused(w) && !c.gated(w) {
+		c.restart(w, w.keep, *w.want, why)
+	}
+	if w.step == nil && w.hold == nil {
+		c.watch(w)
 	}
 }
 
@@ -138,9 +145,9 @@ func (c *computation) keepAlive(w *work, old manifest.Workload) {
 		return
 	}
 	held := w.hold
-	why := c.due(w, old)
+	why := c.due(w, w.keep, old)
 	if refusal, _ := Refuse(old, c.in.Facts, c.in.Policy); why != "" && refusal == "" {
-		c.restart(w, old, why)
+		c.restart(w, w.keep, old, why)
 	}
 	if held != nil {
 		if w.hold != held {
@@ -150,9 +157,18 @@ func (c *computation) keepAlive(w *work, old manifest.Workload) {
 	}
 }
 
-func (c *computation) restart(w *work, of manifest.Workload, why string) {
-	w.step = &Step{
-		Op: OpRestart, Workload: of, Spec: w.keep.Spec, ID: w.keep.ID, Remove: removals(w.extra), Reason: why,
+// restart starts s, which was made from of, again.
+func (c *computation) restart(w *work, s *runtime.Status, of manifest.Workload, why string) {
+	w.step = &Step{Op: OpRestart, Workload: of, Spec: s.Spec, ID: s.ID, Remove: removals(w.extra), Reason: why}
+	if s.State != runtime.StateRunning {
+		return
+	}
+	w.step.Stop = removals([]*runtime.Status{s})
+	if h, _ := c.health(s); h.Failed != "" && !w.past.Restart {
+		w.step.Crash = true
+		if h.Grace != nil {
+			w.step.Stop[0].Grace = *h.Grace
+		}
 	}
 }
 
@@ -162,22 +178,18 @@ func (c *computation) remove(w *work) {
 		return
 	}
 	w.step = &Step{
-		Op: OpRemove, Remove: removals(w.extra, []*runtime.Status{w.keep}),
+		Op: OpRemove, Remove: removals(w.extra, []*runtime.Status{w.keep, w.candidate, w.failed}),
 		Reason: "not in " + c.set.Revision.Short() + " any more",
 	}
 }
 
-// removeLeftovers takes away what is beside the container that counts, once nothing else is to be done for the name.
+// removeLeftovers takes away what is beside the container that counts.
 func (c *computation) removeLeftovers(w *work) {
-	if w.hold != nil || c.set.Node.Unschedulable || c.removalGated(w) {
+	if c.set.Node.Unschedulable || c.undoGated(w) {
 		return
 	}
-	reason := "a leftover of an update that was interrupted"
-	if len(w.extra) > 1 {
-		reason = fmt.Sprintf("%d leftovers of updates that were interrupted", len(w.extra))
-	}
 	w.step = &Step{
-		Op: OpRemove, Workload: *w.want, Spec: w.keep.Spec, ID: w.keep.ID, Remove: removals(w.extra), Reason: reason,
+		Op: OpRemove, Workload: *w.want, Spec: w.keep.Spec, ID: w.keep.ID, Remove: w.drained(), Reason: w.whyLeft(),
 	}
 }
 
@@ -246,14 +258,14 @@ func (c *computation) lookedUp(image *runtime.Image) string {
 	return c.in.ImageDigests[image.Ref]
 }
 
-// stale says why a container must be replaced though its manifest did not change; empty: it need not.
-func (c *computation) stale(w *work, image *runtime.Image) string {
-	if now := c.lookedUp(image); now != "" && now != w.keep.ImageDigest && (w.keep.Spec.Image == nil || now != w.keep.Spec.Image.Digest) {
-		return fmt.Sprintf("image %s is a newer one: %s -> %s", image.Ref, abbreviate(w.keep.ImageDigest), abbreviate(now))
+// stale says why a container of w must be replaced though its manifest did not change; empty: it need not.
+func (c *computation) stale(w *work, s *runtime.Status, image *runtime.Image) string {
+	if now := c.lookedUp(image); now != "" && now != s.ImageDigest && (s.Spec.Image == nil || now != s.Spec.Image.Digest) {
+		return fmt.Sprintf("image %s is a newer one: %s -> %s", image.Ref, abbreviate(s.ImageDigest), abbreviate(now))
 	}
 	for _, name := range sortedKeys(w.want.Secrets) {
 		dir := w.want.Secrets[name].FromDirectory
-		now, had := c.in.SecretDigests[dir], w.keep.Spec.SecretDigests[dir]
+		now, had := c.in.SecretDigests[dir], s.Spec.SecretDigests[dir]
 		if now != "" && had != "" && now != had {
 			return "content of Secret " + name + " changed"
 		}

@@ -50,13 +50,14 @@ type seen struct {
 	Foreign                                       bool
 	Age, Ended, Ran                               time.Duration
 	Exit                                          *int
-	OOM, Stopped                                  bool
+	OOM, Stopped, Aside                           bool // Aside: it does not serve
 	Secrets                                       map[string]string
 	Starts                                        int
 	Shares                                        *runtime.StartOf
 }
 
 type past struct {
+	Good, Tried                  string // containers
 	Of, Error, Reason, Hint      string // Of: the set whose workload failed, or "removal"
 	Failures, Crashes            int
 	Permanent, Restart           bool
@@ -218,7 +219,8 @@ func observe(t *testing.T, sets map[string]*manifest.Set, s seen) runtime.Status
 	out := runtime.Status{
 		ID: runtime.ID(s.ID), State: runtime.State(s.State), CreatedAt: now.Add(-s.Age), ExitCode: s.Exit, OOMKilled: s.OOM,
 		Stopped: s.Stopped, Ran: s.Ran, Starts: s.Starts, Shares: s.Shares, ImageDigest: s.Image, Reason: s.Reason, Message: s.Message,
-		Spec: runtime.Spec{Name: runtime.Name{Namespace: n.Namespace, Name: n.Name}, StopGrace: 10 * time.Second},
+		Serving: !s.Aside,
+		Spec:    runtime.Spec{Name: runtime.Name{Namespace: n.Namespace, Name: n.Name}, StopGrace: 10 * time.Second},
 	}
 	if s.Foreign {
 		return out
@@ -246,7 +248,7 @@ func remember(t *testing.T, sets map[string]*manifest.Set, name string, p past) 
 	t.Helper()
 	h := plan.History{
 		Failures: p.Failures, Crashes: p.Crashes, Permanent: p.Permanent, Restart: p.Restart,
-		Error: p.Error, Hint: p.Hint, Reason: p.Reason,
+		Error: p.Error, Hint: p.Hint, Reason: p.Reason, Good: runtime.ID(p.Good), FailedID: runtime.ID(p.Tried),
 	}
 	if p.Of != "" && p.Of != "removal" {
 		h.Digest = find(t, sets, p.Of, name).Digest
@@ -274,8 +276,21 @@ func render(p plan.Plan) string {
 		if s.Spec.Image != nil && s.Spec.Image.Digest != "" && s.Op != plan.OpRemove {
 			fmt.Fprintf(&b, "  image %s\n", s.Spec.Image.Digest)
 		}
+		if s.Beside {
+			fmt.Fprintf(&b, "  beside %s\n", s.Good)
+		}
+		if s.Start {
+			fmt.Fprintf(&b, "  starts it\n")
+		}
+		for _, r := range s.Stop {
+			fmt.Fprintf(&b, "  stops %s, grace %v\n", r.ID, r.Grace)
+		}
 		for _, r := range s.Remove {
-			fmt.Fprintf(&b, "  takes away %s, grace %v\n", r.ID, r.Grace)
+			drain := ""
+			if r.Drain {
+				drain = ", drained"
+			}
+			fmt.Fprintf(&b, "  takes away %s, grace %v%s\n", r.ID, r.Grace, drain)
 		}
 		for _, c := range s.Changes {
 			fmt.Fprintf(&b, "  %s (%s): %q -> %q\n", c.Field, c.Class, c.From, c.To)
@@ -283,6 +298,15 @@ func render(p plan.Plan) string {
 		for _, a := range s.After {
 			fmt.Fprintf(&b, "  after %s\n", a.Short())
 		}
+	}
+	for _, proof := range p.Proven {
+		fmt.Fprintf(&b, "proven %s: %s\n", proof.Name.Short(), proof.ID)
+	}
+	for _, f := range p.Failed {
+		fmt.Fprintf(&b, "failed %s: %s: %s\n", f.Name.Short(), f.ID, f.Message)
+	}
+	for _, n := range p.Unready {
+		fmt.Fprintf(&b, "unready %s\n", n.Short())
 	}
 	for _, n := range p.Cancel {
 		fmt.Fprintf(&b, "cancel %s\n", n.Short())

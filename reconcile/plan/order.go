@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"reconciler/manifest"
-	"reconciler/runtime"
 )
 
 // order puts the steps in the order of what depends on what: what is started after its dependencies, in the order of
@@ -107,7 +106,9 @@ func (w *work) bringsAbout() manifest.Workload {
 }
 
 // starts reports whether a step ends with a container being started.
-func (s Step) starts() bool { return s.Op == OpCreate || s.Op == OpReplace || s.Op == OpRestart }
+func (s Step) starts() bool {
+	return s.Op == OpCreate || s.Op == OpReplace || s.Op == OpRestart || s.Op == OpRollback && s.Start
+}
 
 // await makes w's step wait for the steps of its dependencies, or holds w where one is neither there nor coming. That
 // goes for restarts too: after a reboot everything starts in order.
@@ -138,13 +139,20 @@ func (c *computation) missing(w *work, name manifest.Name) (why string, until ti
 	if dep == nil || dep.want == nil {
 		return fmt.Sprintf("waits for %s, which is not meant to run here", name.Short()), time.Time{}, false
 	}
+	switch c.conditionOf(w.bringsAbout(), dep) {
+	case manifest.ConditionCompleted:
+		return c.notCompleted(dep), time.Time{}, false
+	case manifest.ConditionHealthy:
+		return c.notHealthy(w, dep), time.Time{}, false
+	case manifest.ConditionStarted:
+	}
 	if dep.step != nil && dep.step.starts() {
 		return "", time.Time{}, true
 	}
-	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate {
+	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate && f.Op != OpSwitch {
 		return "", time.Time{}, true
 	}
-	if dep.keep != nil && dep.keep.State == runtime.StateRunning {
+	if dep.runs() {
 		return "", time.Time{}, false
 	}
 	if dep.done {

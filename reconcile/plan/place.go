@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"reconciler/manifest"
@@ -80,8 +81,7 @@ func (p *placement) addDependencies(w *work) (missing, circle bool) {
 		if dep := p.c.byName[name]; dep != nil {
 			p.add(dep)
 			circle = circle || p.state[dep] == visiting || p.state[dep] == bound
-			runs := dep.keep != nil && dep.keep.State == runtime.StateRunning
-			missing = missing || p.state[dep] == stalled && !runs
+			missing = missing || p.state[dep] == stalled && !dep.runs()
 		}
 		why, _, coming := p.c.missing(w, name)
 		missing = missing || why != "" && !coming
@@ -93,11 +93,16 @@ func (p *placement) addDependencies(w *work) (missing, circle bool) {
 func (p *placement) settle(w *work) {
 	before := w.step
 	hold := p.tryTake(w)
+	if hold != nil && before.Beside && hold.Reason == ReasonInsufficient {
+		before.Reason += recreated(fmt.Sprintf("both do not fit on this server: the new one %s", hold.Message))
+		p.c.recreate(w)
+		hold = p.tryTake(w)
+	}
 	if hold == nil {
 		return
 	}
 	w.step, w.hold = nil, hold
-	if before.Op == OpRestart || w.keep == nil {
+	if before.Op == OpRestart || before.Op == OpRollback || w.keep == nil {
 		return
 	}
 	if old, err := manifest.DecodeWorkload(w.keep.Spec.Origin); err == nil {

@@ -66,6 +66,9 @@ func (c *computation) newPorts() *ports {
 	p := &ports{holders: map[portKey][]holder{}, taken: map[portKey][]TakenPort{}}
 	for i := range c.in.Observed {
 		s := &c.in.Observed[i]
+		if w := c.byName[manifest.Name(s.Spec.Name)]; w != nil && s == w.failed {
+			continue // it is only kept to be read
+		}
 		for _, port := range s.Spec.Ports {
 			p.holders[keyOf(port)] = append(p.holders[keyOf(port)], holder{port: port, name: manifest.Name(s.Spec.Name), id: s.ID})
 		}
@@ -143,7 +146,7 @@ func (p *ports) foreign(w *work, port runtime.Port) string {
 	if len(taken) == 0 {
 		return ""
 	}
-	for _, s := range append(slices.Clone(w.extra), w.keep) {
+	for _, s := range append(slices.Clone(w.extra), w.keep, w.candidate) {
 		switch {
 		case s == nil || s.State != runtime.StateRunning:
 		case s.Spec.Network == runtime.NetworkHost:

@@ -68,7 +68,7 @@ func disturb(t *rapid.T, w *world) {
 		case 1:
 			w.rt.OOM(s.ID)
 		case 2:
-			s.ID, s.CreatedAt, s.Pid = "", time.Time{}, 0
+			s.ID, s.CreatedAt, s.Pid, s.Serving = "", time.Time{}, 0, false
 			s.State = rapid.SampledFrom([]runtime.State{runtime.StateCreated, runtime.StateRunning, runtime.StateExited, runtime.StateRemoving}).Draw(t, "state")
 			if len(s.Spec.Origin) > 0 {
 				w.rt.Put(s)
@@ -155,7 +155,7 @@ func asWanted(t *rapid.T, w *world, p plan.Plan) {
 	held := map[manifest.Name]bool{}
 	for _, h := range p.Held {
 		held[h.Name] = true
-		if !slices.Contains([]string{runtime.ReasonIncompatible, runtime.ReasonNotAllowed, plan.ReasonDependency, plan.ReasonPortConflict}, h.Reason) {
+		if !slices.Contains([]string{runtime.ReasonIncompatible, runtime.ReasonNotAllowed, plan.ReasonDependency, plan.ReasonPortConflict, plan.ReasonRolledBack}, h.Reason) {
 			t.Fatalf("%s is held for ever: %s", h.Name, render(p))
 		}
 	}

@@ -65,23 +65,42 @@ func (c *computation) newRoom() *room {
 		if to, ok := c.renames.to[name]; ok {
 			name = to // its place is the other's
 		}
-		var has [3]int64
-		lives := false
-		for _, s := range append([]*runtime.Status{w.keep}, w.extra...) {
-			if of, ok := c.setAside(w, s); ok {
-				has, lives = added(has, of.numbers()), true
-			}
-		}
-		if lives {
+		if has, lives := c.setAsideFor(w); lives {
 			r.note(name, has)
 		}
 	}
 	for name, f := range c.in.InFlight {
-		if f.Op != OpRemove {
-			r.note(name, f.Requests.numbers())
+		if f.Op == OpRemove {
+			continue
 		}
+		n := f.Requests.numbers()
+		if w := c.byName[name]; f.Beside && w != nil && w.candidate == nil {
+			n = added(n, r.has[name])
+		}
+		r.note(name, n)
 	}
 	return r
+}
+
+// setAsideFor returns what all of w's containers have; false where nothing of it is meant to run. What was stopped for a
+// new one takes its place where that fails: there is need for the larger of both.
+func (c *computation) setAsideFor(w *work) (has [3]int64, lives bool) {
+	for _, s := range append([]*runtime.Status{w.candidate, w.failed}, w.extra...) {
+		if of, ok := c.setAside(w, s); ok {
+			has, lives = added(has, of.numbers()), true
+		}
+	}
+	of, ok := c.setAside(w, w.keep)
+	switch {
+	case !ok:
+	case w.candidate != nil && w.keep.State != runtime.StateRunning:
+		for i, n := range of.numbers() {
+			has[i] = max(has[i], n)
+		}
+	default:
+		has = added(has, of.numbers())
+	}
+	return has, lives || ok
 }
 
 // note sees to it that at least n is set aside for name.
@@ -129,8 +148,17 @@ func over(of manifest.Workload, s *runtime.Status) bool {
 // take sets aside what w's step needs, beside what its name has.
 func (r *room) take(w *work) {
 	if r.needed(w) {
-		r.note(w.name, RequestedBy(w.step.Workload).numbers())
+		r.note(w.name, r.wanted(w))
 	}
+}
+
+// wanted returns what w's step needs, with what its name has and goes on to have.
+func (r *room) wanted(w *work) [3]int64 {
+	n := RequestedBy(w.step.Workload).numbers()
+	if w.step.Beside {
+		n = added(n, r.has[w.name])
+	}
+	return n
 }
 
 // needed reports whether w's step is for something that runs or is to, once it is carried out.
@@ -147,9 +175,10 @@ func (r *room) lacks(w *work) string {
 	}
 	own := r.has[w.name]
 	var words []string
+	all := r.wanted(w)
 	for i, want := range RequestedBy(w.step.Workload).each() {
 		total, kept := r.capacity[i], min(r.reserve[i].n, r.capacity[i].n)
-		more := want.n - own[i]
+		more := all[i] - own[i]
 		free := total.n - kept - r.used[i]
 		if total.n == 0 || more <= 0 || more <= free {
 			continue
@@ -163,6 +192,9 @@ func (r *room) lacks(w *work) string {
 			continue
 		}
 		others := r.holders[i]
+		if w.step.Beside {
+			own[i] = 0
+		}
 		if own[i] > 0 {
 			others--
 		}

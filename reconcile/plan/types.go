@@ -103,6 +103,22 @@ type History struct {
 	// Restart asks for one restart at the next chance (the restart verb), whatever the digest. The shell clears it
 	// when a step that starts the name's container anew is done.
 	Restart bool `json:"restart,omitempty"`
+	// Good is the container of the name that proved itself last: an update goes back to it when the new one does not.
+	Good runtime.ID `json:"good,omitempty"`
+	// FailedID is the container of the last update that failed. It is kept, stopped, so that its output can be read.
+	FailedID runtime.ID `json:"failedID,omitempty"`
+	// Attempt tells tries of one digest apart that failed, with ReasonRolledBack: what its image meant, what its Secrets held.
+	Attempt string `json:"attempt,omitempty"`
+	// Undo is why going back, or taking away what is left of an update, did not work.
+	Undo Trouble `json:"undo,omitzero"`
+}
+
+// Trouble is a thing that failed and is tried again.
+type Trouble struct {
+	Failures int       `json:"failures"`
+	Next     time.Time `json:"next"`
+	Reason   string    `json:"reason"`
+	Error    string    `json:"error"`
 }
 
 // Health is what the probes say of one start of a container.
@@ -126,8 +142,9 @@ type Health struct {
 type InFlight struct {
 	Op     Op
 	Digest string // Step.Workload.Digest: what it brings about; empty for a removal
-	// Requests are RequestedBy of Step.Workload.
+	// Requests are RequestedBy of Step.Workload; Beside is the step's.
 	Requests Amounts
+	Beside   bool
 }
 
 // Op is what a Step does.
@@ -136,10 +153,13 @@ type Op string
 // The operations.
 const (
 	OpCreate  Op = "create"  // nothing that could be kept is here: prepare, take away Remove, create, start
-	OpReplace Op = "replace" // prepare the new, stop and take away Remove, create and start the new
+	OpReplace Op = "replace" // prepare the new, stop Stop, take away Remove, create and start the new
 	OpUpdate  Op = "update"  // Runtime.Update of ID with Spec: the process is not touched
-	OpRestart Op = "restart" // take away Remove, stop ID if it runs, start ID
+	OpRestart Op = "restart" // take away Remove, stop Stop, which is ID if it runs, start ID
 	OpRemove  Op = "remove"  // stop and take away Remove; the name may keep another container (Step.ID)
+
+	OpSwitch   Op = "switch"   // ID answers for the name from now on
+	OpRollback Op = "rollback" // stop Stop, take away Remove, ID answers for the name again, and is started where Start says so
 )
 
 // Plan is what to do now. An empty one means that what should run does.
@@ -156,8 +176,30 @@ type Plan struct {
 	Cancel []manifest.Name `json:"cancel,omitempty"`
 	// Held are names that are not as they should be, with nothing to do for them now.
 	Held []Hold `json:"held,omitempty"`
+	// Proven are containers that are now the good ones of their names, and Failed updates that failed. The shell keeps both
+	// in the names' histories (see Proved and RolledBack) before it begins a step: what undoes an update comes after it is
+	// known for good that it failed.
+	Proven []Proof   `json:"proven,omitempty"`
+	Failed []Failure `json:"failed,omitempty"`
+	// Unready are names of which nothing serves while their new container is not ready: they count as unavailable.
+	Unready []manifest.Name `json:"unready,omitempty"`
 	// Wake is when to plan again though nothing happens; zero: no need.
 	Wake time.Time `json:"wake,omitzero"`
+}
+
+// Proof is a container that proved itself.
+type Proof struct {
+	Name manifest.Name `json:"name"`
+	ID   runtime.ID    `json:"id"`
+}
+
+// Failure is an update that did not prove itself, and is gone back from.
+type Failure struct {
+	Name    manifest.Name `json:"name"`
+	Digest  string        `json:"digest"`
+	Attempt string        `json:"attempt,omitempty"`
+	ID      runtime.ID    `json:"id"` // the container that failed
+	Message string        `json:"message"`
 }
 
 // Block is a guard that said no.
@@ -174,8 +216,18 @@ type Step struct {
 	// image and secrets' digests filled in; for a restart the container's own spec.
 	Workload manifest.Workload `json:"-"`
 	Spec     runtime.Spec      `json:"-"`
-	// ID is the container that an update or restart is for, or that stays where a leftover is removed.
+	// ID is the container that an update, restart, switch or rollback is for, or that stays where a leftover is removed.
 	ID runtime.ID `json:"-"`
+	// Stop are containers that are stopped and stay.
+	Stop []Removal `json:"-"`
+	// Good is the container that counts until the one that a replacement makes has proved itself; empty: none does. With
+	// Beside it runs on; with GoesBack it is gone back to where the new one fails.
+	Good             runtime.ID `json:"-"`
+	Beside, GoesBack bool       `json:"-"`
+	// Start says that a rollback starts ID.
+	Start bool `json:"-"`
+	// Crash says that a restart of what runs counts as one after a crash: its probes gave it up.
+	Crash bool `json:"-"`
 	// Remove are the containers that go, with the grace period each is given.
 	Remove  []Removal         `json:"-"`
 	Reason  string            `json:"reason"` // for people: "image changed: web:1.4 -> web:1.5"
@@ -189,6 +241,8 @@ type Step struct {
 type Removal struct {
 	ID    runtime.ID
 	Grace time.Duration
+	// Drain gives established connections time to end, up to Grace, before it is stopped.
+	Drain bool
 }
 
 // Hold is a name that is not as it should be and why nothing is done for it now.

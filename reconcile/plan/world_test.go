@@ -74,6 +74,7 @@ func (w *world) compute() plan.Plan {
 func (w *world) apply(p plan.Plan) (failed bool) {
 	w.t.Helper()
 	done, gone := map[manifest.Name]bool{}, map[manifest.Name]bool{}
+	w.note(p)
 	rest := slices.Clone(p.Steps)
 	for len(rest) > 0 {
 		if w.mix != nil {
@@ -104,8 +105,19 @@ func (w *world) apply(p plan.Plan) (failed bool) {
 	return failed
 }
 
+// note keeps what p found out.
+func (w *world) note(p plan.Plan) {
+	for _, proof := range p.Proven {
+		w.in.History[proof.Name] = plan.Proved(w.in.History[proof.Name], proof.ID)
+	}
+	for _, f := range p.Failed {
+		w.in.History[f.Name] = plan.RolledBack(w.in.History[f.Name], f, w.clock)
+	}
+}
+
 // do carries out one step and keeps its History.
 func (w *world) do(s plan.Step) bool {
+	w.in.History[s.Name] = plan.Began(w.in.History[s.Name], s)
 	if s.Op == plan.OpRestart {
 		for _, o := range w.in.Observed {
 			if o.ID == s.ID {
@@ -133,18 +145,38 @@ func (w *world) try(s plan.Step) error {
 			return err
 		}
 	}
+	if s.Op == plan.OpRollback && !s.Start {
+		if err := w.rt.Serve(ctx, s.ID, true); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Stop {
+		if err := w.rt.Stop(ctx, r.ID, 0); err != nil {
+			return err
+		}
+	}
 	for _, r := range s.Remove {
 		if err := errors.Join(w.rt.Stop(ctx, r.ID, 0), w.rt.Remove(ctx, r.ID)); err != nil {
 			return err
 		}
 	}
 	switch s.Op {
+	case plan.OpSwitch:
+		return w.rt.Serve(ctx, s.ID, true)
+	case plan.OpRollback:
+		if !s.Start {
+			return nil
+		}
+		return errors.Join(w.rt.Serve(ctx, s.ID, true), w.rt.Start(ctx, s.ID))
 	case plan.OpCreate, plan.OpReplace:
 		id, err := w.rt.Create(ctx, s.Spec)
-		if err != nil {
-			return err
+		if err == nil {
+			err = w.rt.Start(ctx, id)
 		}
-		return w.rt.Start(ctx, id)
+		if err != nil {
+			return &plan.NotStartedError{Err: err}
+		}
+		return nil
 	case plan.OpUpdate:
 		return w.rt.Update(ctx, s.ID, s.Spec)
 	case plan.OpRestart:
@@ -168,6 +200,8 @@ func (w *world) settle(check func(plan.Plan)) plan.Plan {
 		case len(p.Steps) > 0:
 			w.apply(p)
 			w.clock = w.clock.Add(time.Millisecond)
+		case len(p.Proven)+len(p.Failed) > 0:
+			w.note(p)
 		case p.Wake.IsZero():
 			return p
 		default:

@@ -128,7 +128,7 @@ func subjects(v View) []*subject {
 	return list
 }
 
-// Instances returns the containers of a name, first the one that serves: what runs before what does not, then the newest.
+// Instances returns the containers of a name, first the one that serves; then what runs before what does not, then the newest.
 func Instances(list []runtime.Status, name manifest.Name) []runtime.Status {
 	var found []runtime.Status
 	for _, o := range list {
@@ -142,15 +142,17 @@ func Instances(list []runtime.Status, name manifest.Name) []runtime.Status {
 
 func sortInstances(list []runtime.Status) {
 	slices.SortStableFunc(list, func(a, b runtime.Status) int {
-		return cmp.Or(cmp.Compare(rank(b.State), rank(a.State)), b.CreatedAt.Compare(a.CreatedAt))
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), b.CreatedAt.Compare(a.CreatedAt))
 	})
 }
 
-func rank(s runtime.State) int {
-	switch s {
-	case runtime.StateRunning:
+func rank(s runtime.Status) int {
+	switch {
+	case s.State == runtime.StateRemoving:
+		return 0
+	case s.Serving:
 		return 3
-	case runtime.StateExited, runtime.StateCreated:
+	case s.State == runtime.StateRunning:
 		return 2
 	default:
 		return 1
@@ -285,11 +287,13 @@ func ExitMessage(o runtime.Status) string {
 func (s *subject) health(state string) string {
 	busy := s.working != nil || s.step != nil
 	switch {
+	case s.spare && s.shown.State != runtime.StateRunning:
+		return Unknown // it is kept to be read, or to go back to
 	case s.want == nil || s.spare:
-		return Progressing // it is to go
+		return Progressing // it is to go, or to take the place of the other
 	case s.shown != nil && s.shown.Reason == runtime.ReasonSupervisorLost && !busy:
 		return Unknown
-	case s.hold != nil && s.hold.Reason == ReasonNotReady:
+	case s.hold != nil && (s.hold.Reason == ReasonNotReady || s.hold.Reason == plan.ReasonProgressing):
 		return Progressing
 	case s.hold != nil || s.history.Failures > 0:
 		return Degraded

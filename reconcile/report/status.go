@@ -2,9 +2,11 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/plan"
 	"reconciler/runtime"
 )
 
@@ -159,6 +161,8 @@ func (s *subject) settled() bool {
 	switch {
 	case s.want == nil || s.step != nil || s.working != nil:
 		return false
+	case s.hold != nil && (s.hold.Reason == plan.ReasonProgressing || s.hold.Reason == plan.ReasonRolledBack):
+		return false
 	case s.current():
 		return len(s.instances) == 1
 	default:
@@ -170,6 +174,9 @@ func (s *subject) settled() bool {
 // what is not.
 func Converged(v View) (done, healthy bool, why string) {
 	if v.ObservedError != "" || v.State.Accepted == nil || len(v.Plan.Steps) > 0 || len(v.Working) > 0 {
+		return false, false, ""
+	}
+	if slices.ContainsFunc(v.Plan.Held, func(h plan.Hold) bool { return h.Reason == plan.ReasonProgressing }) {
 		return false, false, ""
 	}
 	healthy = true

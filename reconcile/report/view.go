@@ -84,6 +84,7 @@ type Phase string
 const (
 	PhasePreparing Phase = "preparing" // pulling, unpacking, checking: nothing visible changed yet
 	PhaseWaiting   Phase = "waiting"   // for what it depends on, or for its turn
+	PhaseDraining  Phase = "draining"  // the connections of what goes are given time to end
 	PhaseStopping  Phase = "stopping"
 	PhaseStarting  Phase = "starting"
 )

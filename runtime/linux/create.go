@@ -61,8 +61,11 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 func newID(name runtime.Name, now time.Time) runtime.ID {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand
-	return runtime.ID(fmt.Sprintf("%s-%011x%s", strings.ReplaceAll(name.Name, "#", "-"), now.UnixMilli(), hex.EncodeToString(random[:])))
+	return runtime.ID(fmt.Sprintf("%s%011x%s", idPrefix(name), now.UnixMilli(), hex.EncodeToString(random[:])))
 }
+
+// idPrefix is what the IDs of a name's containers begin with, and maybe those of others'.
+func idPrefix(name runtime.Name) string { return strings.ReplaceAll(name.Name, "#", "-") + "-" }
 
 // Update implements runtime.Runtime.
 func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) error {
@@ -148,10 +151,10 @@ func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
 	r.serving.Lock()
 	defer r.serving.Unlock()
 	others, err := r.entriesOf(e.Spec.Name)
-	if err == nil {
-		err = r.resign(others, id)
-	}
 	if err != nil {
+		r.log.Warn("removing a container beside one whose record cannot be read", "container", id, "err", err)
+	}
+	if err = r.resign(others, id); err != nil {
 		return err
 	}
 	if e.Spec.Network == runtime.NetworkBridge || e.ID == "" {

@@ -18,7 +18,7 @@ import (
 func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 	const op = "list containers"
 	// Read first, asked second: who is started in between is Running and known, not lost.
-	entries, err := r.entries()
+	entries, err := r.entries("")
 	if err != nil {
 		return nil, failure(op, "", runtime.Name{}, err)
 	}
@@ -42,24 +42,29 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 	return statuses, nil
 }
 
-// entries returns every container that is whole.
-func (r *Runtime) entries() ([]entry, error) {
+// entries returns every container that is whole and whose ID begins with prefix; with an error those that could be read.
+func (r *Runtime) entries(prefix string) ([]entry, error) {
 	ids, err := r.state.ids()
 	if err != nil {
 		return nil, err
 	}
 	entries := make([]entry, 0, len(ids))
+	var errs []error
 	for _, id := range ids {
+		if !strings.HasPrefix(string(id), prefix) {
+			continue
+		}
 		e, err := r.state.read(id)
 		if errors.Is(err, runtime.ErrNotFound) {
 			continue // half made or half removed
 		}
 		if err != nil {
-			return nil, &runtime.Error{Op: "read container " + string(id), ID: id, Err: err}
+			errs = append(errs, &runtime.Error{Op: "read container " + string(id), ID: id, Err: err})
+			continue
 		}
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries, errors.Join(errs...)
 }
 
 // supervised returns what the supervisor knows; nothing if none runs.

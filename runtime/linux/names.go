@@ -23,9 +23,9 @@ func (r *Runtime) namesPath() string { return filepath.Join(r.cfg.RunDir, namesF
 func (r *Runtime) announce(ctx context.Context, to *entry) error {
 	r.names.Lock() // whoever wrote last must have read last
 	defer r.names.Unlock()
-	entries, err := r.entries()
-	if err != nil {
-		return err
+	entries, err := r.entries("")
+	if err != nil { // one broken record must not hold up the others
+		r.log.Warn("cannot tell whether a container serves: its name is not answered", "err", err)
 	}
 	first := servers(entries)
 	if to != nil {

@@ -113,6 +113,19 @@ func TestNetworkChangesInPlace(t *testing.T) {
 	if got := get(t, fmt.Sprintf("127.0.0.1:%d", first)); got != "" {
 		t.Error("the old port is still open")
 	}
+	for allow, may := range map[string]bool{"192.0.2.0/24": false, "127.0.0.0/8": true} {
+		spec.Ports = []runtime.Port{{HostPort: second, ContainerPort: 80, Protocol: "TCP", Allow: []netip.Prefix{netip.MustParsePrefix(allow)}}}
+		if err := e.Update(t.Context(), id, spec); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", second), 10*time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if (err == nil) != may || e.status(id).Pid != pid || e.status(id).Starts != 1 {
+			t.Errorf("allowed from %s: %v", allow, err)
+		}
+	}
 }
 
 // Who shares a network has its addresses, its names and its users; without the other it does not start.

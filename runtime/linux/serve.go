@@ -136,7 +136,7 @@ func (r *Runtime) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	entries, err := r.entries()
+	entries, err := r.entries("")
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (r *Runtime) runs(ctx context.Context, e entry) (bool, error) {
 
 // entriesOf returns the containers of a name.
 func (r *Runtime) entriesOf(name runtime.Name) ([]entry, error) {
-	all, err := r.entries()
+	all, err := r.entries(idPrefix(name))
 	return slices.DeleteFunc(all, func(e entry) bool { return e.Spec.Name != name }), err
 }
 
@@ -225,7 +225,7 @@ func (r *Runtime) firstTurn(ctx context.Context, list []entry) (int64, error) {
 // that a busy server is not kept busier by it.
 const (
 	drainPause = 100 * time.Millisecond
-	drainShare = 20
+	drainShare = 50
 )
 
 // Drain implements runtime.Runtime. It returns after two looks without a connection: what the kernel was about to lead to the

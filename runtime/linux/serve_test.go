@@ -1,12 +1,10 @@
 package linux_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,94 +15,7 @@ import (
 	"github.com/miekg/dns"
 
 	"reconciler/runtime"
-	"reconciler/runtime/linux"
 )
-
-// answer is a server inside: it says who it is to every line on TCP port 80, as often as somebody asks, and to every datagram
-// on UDP port 81.
-func answer(who string) int {
-	lines, err := net.Listen("tcp", ":80")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	datagrams, err := net.ListenPacket("udp", ":81")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	fmt.Println("listening")
-	go func() {
-		buf := make([]byte, 100)
-		for {
-			_, from, err := datagrams.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = datagrams.WriteTo([]byte(who), from)
-		}
-	}()
-	for {
-		conn, err := lines.Accept()
-		if err != nil {
-			return 1
-		}
-		go func() {
-			defer func() { _ = conn.Close() }()
-			for s := bufio.NewScanner(conn); s.Scan(); {
-				if _, err := fmt.Fprintln(conn, who); err != nil {
-					return
-				}
-			}
-		}()
-	}
-}
-
-// answering is a container that runs answer.
-func (e *env) answering(name, who string, ports ...runtime.Port) runtime.Spec {
-	e.Helper()
-	binary, err := os.Executable()
-	if err != nil {
-		e.Fatal(err)
-	}
-	spec := e.spec(name, "/answer", "answer", who)
-	spec.Image, spec.Capture = nil, []runtime.Path{{From: binary, To: "/answer"}}
-	spec.Network, spec.Ports = runtime.NetworkBridge, ports
-	return spec
-}
-
-// asked asks once on an open connection.
-func asked(conn net.Conn) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		return "", err
-	}
-	if _, err := fmt.Fprintln(conn, "?"); err != nil {
-		return "", err
-	}
-	buf := make([]byte, 100)
-	n, err := conn.Read(buf)
-	return strings.TrimSpace(string(buf[:n])), err
-}
-
-func (e *env) connected(network, address string) net.Conn {
-	e.Helper()
-	conn, err := (&net.Dialer{}).DialContext(e.within(), network, address)
-	if err != nil {
-		e.Fatal(err)
-	}
-	e.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// askedAnew asks on a connection of its own.
-func askedAnew(ctx context.Context, address string) (string, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = conn.Close() }()
-	return asked(conn)
-}
 
 // resolved are the IPv4 addresses that a name has for a container.
 func (e *env) resolved(from runtime.ID, name string) (addresses []string) {
@@ -394,105 +305,17 @@ func TestRacingSuccessorsShareNoAddress(t *testing.T) {
 	t.Logf("they met %d times", meetings.Load())
 }
 
-// A record of the release before this one says nothing of serving: the container serves, and of two the newer.
-func TestEarlierRecordsServe(t *testing.T) {
-	e := newEnv(t)
-	tcp, udp := freePort(t), freePort(t)
-	old := e.start(e.answering("web", "old", ports(tcp, udp)...))
-	next := e.start(e.answering("web", "new", ports(tcp, udp)...))
-	e.said(next, "listening")
-	if err := os.Remove(e.cfg.StateDir + "/containers/" + string(next) + "/serving.json"); err != nil {
-		t.Fatal(err)
+// BenchmarkServe is a switch on a server with a hundred other containers.
+func BenchmarkServe(b *testing.B) {
+	e := newEnv(b)
+	for i := range 100 {
+		e.start(e.bridged(fmt.Sprintf("c%d", i), "sleep 100000"))
 	}
-	if e.status(old).Serving || !e.status(next).Serving {
-		t.Errorf("old %v, new %v", e.status(old).Serving, e.status(next).Serving)
-	}
-	e.restarted()
-	if who, err := askedAnew(e.within(), fmt.Sprintf("127.0.0.1:%d", tcp)); who != "new" || err != nil {
-		t.Errorf("%q, %v", who, err)
-	}
-}
-
-// restarted is what the next agent does: it opens the same directories, and changes something that is not about any of the
-// containers here.
-func (e *env) restarted() {
-	e.Helper()
-	spec := e.spec("other", "sleep", "1")
-	if _, err := e.prepare(spec); err != nil {
-		e.Fatal(err)
-	}
-	r, err := linux.Open(e.cfg)
-	if err == nil {
-		_, err = r.Create(e.within(), spec)
-	}
-	if err != nil {
-		e.Fatal(err)
-	}
-}
-
-// An agent that is killed in the middle of a switch leaves a state that asks for the switch again, or that the next one puts
-// right.
-func TestASwitchThatWasCutShort(t *testing.T) {
-	e := newEnv(t)
-	tcp, udp := freePort(t), freePort(t)
-	address := fmt.Sprintf("127.0.0.1:%d", tcp)
-	old := e.start(e.answering("web", "old", ports(tcp, udp)...))
-	e.said(old, "listening")
-	client := e.start(e.bridged("client", "sleep 1000"))
-	next := e.start(e.answering("web", "new", ports(tcp, udp)...))
-	e.said(next, "listening")
-	record := func(id runtime.ID, turn int) {
-		t.Helper()
-		path := e.cfg.StateDir + "/containers/" + string(id) + "/serving.json"
-		if err := os.WriteFile(path+".new", fmt.Appendf(nil, `{"version":1,"turn":%d}`, turn), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			t.Fatal(err)
+	tcp, udp := freePort(b), freePort(b)
+	ids := []runtime.ID{e.start(e.answering("web", "old", ports(tcp, udp)...)), e.start(e.answering("web", "new", ports(tcp, udp)...))}
+	for i := 1; b.Loop(); i++ {
+		if err := e.Serve(b.Context(), ids[i%2], true); err != nil {
+			b.Fatal(err)
 		}
 	}
-	leads := func(when, who string, id runtime.ID) {
-		t.Helper()
-		got, err := askedAnew(e.within(), address)
-		if who == "" && err == nil || who != "" && (err != nil || got != who) {
-			t.Errorf("%s: %q, %v; want %q", when, got, err, who)
-		}
-		var want []string
-		if id != "" {
-			want = []string{e.status(id).IP}
-		}
-		if got := e.resolved(client, "web"); !slices.Equal(got, want) {
-			t.Errorf("%s: the name means %v, want %v", when, got, want)
-		}
-	}
-	serve := func(id runtime.ID, on bool) {
-		t.Helper()
-		if err := e.Serve(e.within(), id, on); err != nil {
-			t.Fatal(err)
-		}
-	}
-
-	serve(next, true)
-	record(next, -1) // the way was changed, and not recorded
-	if !e.status(old).Serving || e.status(next).Serving {
-		t.Fatal("the list does not ask for the switch again")
-	}
-	leads("cut short", "new", next)
-	serve(next, true)
-	leads("asked for again", "new", next)
-
-	record(next, -1)
-	e.restarted()
-	leads("after the next agent's first change", "old", old)
-
-	serve(next, true)
-	record(next, -1)
-	if err := e.Remove(e.within(), next); err != nil {
-		t.Fatal(err)
-	}
-	leads("after the removal of what had the ports", "old", old)
-
-	record(old, -1) // recorded that it does not serve, and nothing done
-	e.restarted()
-	leads("after the next agent's first change", "", "")
 }

@@ -36,7 +36,7 @@ const (
 )
 
 // Connections counts the TCP connections by way of published ports to a container that are not over: those that begin, stand,
-// or are closed on one side only. It asks the kernel for the container's alone.
+// or are closed on one side only.
 func (b *Bridge) Connections(ctx context.Context, id runtime.ID) (int, error) {
 	st, err := b.store.read()
 	if err != nil {
@@ -88,12 +88,12 @@ func connectionsTo(to netip.Addr) (n int, err error) {
 	return n, nil
 }
 
-// answeredBy asks for the TCP connections whose answers come from an address. Before Linux 5.8 the kernel does not know the
-// filter and tells all.
+// answeredBy asks for the TCP connections whose answers come from an address, of IPv6 for those from anywhere: there Linux
+// has the filter the wrong way round (it leaves out what is equal). Before 5.8 it does not know the filter and tells all.
 func answeredBy(to netip.Addr) ([]byte, error) {
-	family, source := byte(unix.AF_INET), uint16(ctaIPv4Source)
+	family, source, flags := byte(unix.AF_INET), uint16(ctaIPv4Source), uint32(filterProtocol|filterSource)
 	if to.Is6() {
-		family, source = unix.AF_INET6, ctaIPv6Source
+		family, source, flags = unix.AF_INET6, ctaIPv6Source, filterProtocol
 	}
 	e := netlink.NewAttributeEncoder()
 	e.Nested(ctaTupleReply, func(tuple *netlink.AttributeEncoder) error {
@@ -108,7 +108,7 @@ func answeredBy(to netip.Addr) ([]byte, error) {
 		return nil
 	})
 	e.Nested(ctaFilter, func(filter *netlink.AttributeEncoder) error {
-		filter.Uint32(ctaFilterReply, filterSource|filterProtocol)
+		filter.Uint32(ctaFilterReply, flags)
 		return nil
 	})
 	attributes, err := e.Encode()

@@ -2,17 +2,20 @@
 // instance, an IPv4 (and, where the server has it, IPv6) address and a MAC of its own for each container, published
 // ports, bandwidth limits, and rules that keep a container from sending as somebody else.
 //
-// Words: a lease is what a container id holds: addresses and MAC, for as long as the container exists. A released lease
-// goes back to the next container of the same name at once, and rests before any other gets it. Attaching makes the
-// interface in a network namespace; publishing sends a port of this server to a container.
+// Words: a lease is what a container id holds: addresses and MAC, for as long as the container exists, or until the next of
+// its name starts while it is idle. A released lease goes back to the next container of the same name at once, and rests
+// before any other gets it. Attaching makes the interface in a network namespace; publishing sends a port of this server to
+// a container, of several of one name to one.
 //
 //	b := network.Open(network.Config{Instance: …, StateDir: …, CIDR: …})    // makes nothing
 //	b.Ensure(ctx)                             // bridge, rules, elements: as the leases say; repairs what somebody removed
 //	b.Gateway(ctx)                            // addresses of the bridge: what resolv.conf and the DNS server need
-//	lease, err := b.Lease(ctx, id, name, idle) // the same answer for the same id, also after a restart of the server
+//	lease, err := b.Lease(ctx, id, name, idle)// the same answer for the same id, also after a restart of the server
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net
 //	b.Limit(ctx, id, limits)                  // changes limits of what is attached
-//	b.Publish(ctx, id, ports)                 // exactly these from now on; taken over from an older id of the same name
+//	b.Publish(ctx, id, ports)                 // exactly these from now on, and none of others of the same name
+//	b.Unpublish(ctx, name)                    // none of any of the name
+//	b.Connections(ctx, id), b.Traffic()       // looks: connections by published ports, bytes by interface
 //	b.Detach(ctx, id)                         // interface, limits and ports go, the lease stays
 //	b.Release(ctx, id)                        // Detach, the lease goes back, connection tracking forgets the address
 //	b.Sweep(ctx, known)                       // Release for every id that is not known: what a killed process left

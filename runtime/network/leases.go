@@ -130,6 +130,12 @@ func (s *state) take(name runtime.Name, now time.Time) (netip.Addr, error) {
 			return r.IP, nil
 		}
 	}
+	for i, r := range s.Resting { // rather too soon than not at all
+		if r.Name == name {
+			s.Resting = slices.Delete(s.Resting, i, i+1)
+			return r.IP, nil
+		}
+	}
 	return netip.Addr{}, fmt.Errorf("%w in %s: %d are leased, %d rest for %s after their release", errNoAddress, s.Subnet, len(s.Leases), len(s.Resting), rested)
 }
 

@@ -37,6 +37,7 @@ func TestLeases(t *testing.T) {
 		"full: what rests is not given to others": {{"a=a", "2"}, {"b=b", "3"}, {"c=c", "4"}, {"d=d", "5"}, {"e=e", "6"}, {"-b", ""}, {"f=f", "none"}},
 		"full: what has rested longest is":        {{"a=a", "2"}, {"b=b", "3"}, {"c=c", "4"}, {"d=d", "5"}, {"e=e", "6"}, {"-c", ""}, {"-b", ""}, {"+", ""}, {"f=f", "4"}, {"g=g", "3"}},
 		"full: its own name gets it at once":      {{"a=a", "2"}, {"b=b", "3"}, {"c=c", "4"}, {"d=d", "5"}, {"e=e", "6"}, {"-b", ""}, {"f=b", "3"}},
+		"full: its own name gets one too soon":    {{"a=web", "2"}, {"b=web", "3"}, {"-a", ""}, {"c=web", "4"}, {"-b", ""}, {"d=web", "5"}, {"e=e", "6"}, {"f=web", "2"}, {"g=g", "none"}},
 		"releasing what has none":                 {{"-a", ""}, {"a=web", "2"}},
 	} {
 		t.Run(name, func(t *testing.T) {

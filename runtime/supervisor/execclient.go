@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // Exec runs a command in a running container and returns its exit code, 128 + signal for a signal. stdin may be nil.
-// With a terminal all output comes by stdout. If ctx ends or the caller dies, the command is hung up and killed.
+// With a terminal all output comes by stdout; where stdout and stderr are the same, in the order in which it was written. If ctx ends or the caller dies, the command is hung up and killed.
 // It returns when the command has ended, even if something that it left behind holds its output. A reader of stdin may
 // be left blocked in Read.
 func (c *Client) Exec(ctx context.Context, req ExecRequest, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
@@ -75,11 +76,14 @@ func (s *stdio) open(stdin io.Reader, stdout, stderr io.Writer) (theirs []*os.Fi
 		return nil, err
 	}
 	for i, w := range []io.Writer{stdout, stderr} {
-		if w == nil {
+		switch {
+		case w == nil:
 			theirs[i+1], err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-		} else if i == 0 {
+		case i == 0:
 			s.out, theirs[1], err = os.Pipe()
-		} else {
+		case reflect.TypeOf(w).Comparable() && w == stdout:
+			theirs[2], err = duplicate(theirs[1]) // so that what is written first comes first
+		default:
 			s.err, theirs[2], err = os.Pipe()
 		}
 		if err != nil {
@@ -87,6 +91,14 @@ func (s *stdio) open(stdin io.Reader, stdout, stderr io.Writer) (theirs []*os.Fi
 		}
 	}
 	return theirs, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func (s *stdio) copyAll(stdin io.Reader, stdout, stderr io.Writer) {

@@ -158,7 +158,12 @@ func connect(ctx context.Context, fd int, network string, to netip.AddrPort) (ne
 		}
 		return nil, os.NewSyscallError("connect", err)
 	}
-	return net.FileConn(file)
+	conn, err := net.FileConn(file)
+	if err == nil && conn.LocalAddr().String() == conn.RemoteAddr().String() {
+		// Nobody listens: TCP connects a socket with itself where the kernel chose for it the port that it calls.
+		return nil, errors.Join(os.NewSyscallError("connect", unix.ECONNREFUSED), conn.Close())
+	}
+	return conn, err
 }
 
 // connected waits for the end of an attempt to connect.

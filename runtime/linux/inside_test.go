@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
 )
@@ -172,6 +173,19 @@ func TestDialGivesUp(t *testing.T) {
 	}
 	if _, err := e.Dial(t.Context(), id, "tcp", "127.0.0.1:80"); !errors.Is(err, runtime.ErrNotRunning) {
 		t.Errorf("after its end: %v", err)
+	}
+}
+
+// Who calls a port where nobody listens may get that very port for itself, and would be connected with itself.
+func TestDialIsNotConnectedWithItself(t *testing.T) {
+	e := newEnv(t)
+	spec := e.bridged("web", "sleep 1000")
+	spec.Sysctls = map[string]string{"net.ipv4.ip_local_port_range": "4713 4713"}
+	id := e.start(spec)
+	for _, to := range []string{":4713", "127.0.0.1:4713"} {
+		if conn, err := e.Dial(e.within(), id, "tcp", to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: connected with %v, %v", to, conn, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,12 +18,16 @@ import (
 // reapTimeout is how long to wait for a process that was killed, or for whoever collects it.
 const reapTimeout = 4 * time.Second
 
-// adopt takes over what an earlier supervisor left in the run directory.
-func (s *server) adopt(ctx context.Context) {
+// adopt takes over what an earlier supervisor left in the run directory. given is what was kept for us of its runs.
+func (s *server) adopt(ctx context.Context, given map[runtime.ID]belongings) error {
+	defer func() {
+		for _, b := range given {
+			b.close()
+		}
+	}()
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		s.log.Error("cannot read run directory", "err", err)
-		return
+		return fmt.Errorf("read run directory: %w", err)
 	}
 	for _, e := range entries {
 		var rec containerRecord
@@ -34,13 +39,24 @@ func (s *server) adopt(ctx context.Context) {
 			}
 			continue
 		}
+		if rec.Version > recordVersion {
+			return fmt.Errorf("the record of container %s has format %d, this reconciler reads up to %d: use the release that wrote it, or a later one",
+				e.Name(), rec.Version, recordVersion)
+		}
 		c := newContainer(s, rec.Request)
 		c.rec = rec
-		s.adoptOne(ctx, c)
+		var own belongings
+		if b := given[c.id]; b.run == c.ref() {
+			own = b
+			delete(given, c.id)
+		}
+		s.adoptOne(ctx, c, own)
 	}
+	return nil
 }
 
-func (s *server) adoptOne(ctx context.Context, c *container) {
+// adoptOne takes over one container, with what was kept of its run, if anything was.
+func (s *server) adoptOne(ctx context.Context, c *container, own belongings) {
 	lc, err := libcontainer.Load(s.lcRoot, string(c.id))
 	if err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
 		s.log.Error("cannot load container", "container", c.id, "err", err)
@@ -49,12 +65,13 @@ func (s *server) adoptOne(ctx context.Context, c *container) {
 		c.config = lc.Config()
 	}
 	if c.rec.Pid == 0 || (lc != nil && waitsToStart(lc)) {
+		own.close()
 		s.abandon(ctx, c)
 		return
 	}
 	s.containers[c.id] = c
-	if c.identify() {
-		if err := c.keepOutput(); err != nil {
+	if c.identify(own) {
+		if err := c.takeOutput(own); err != nil {
 			c.warn("output is being lost: " + err.Error())
 		}
 		if c.rec.Stopped && c.rec.KillBoot > 0 {
@@ -66,7 +83,20 @@ func (s *server) adoptOne(ctx context.Context, c *container) {
 		s.watching.Go(c.watch)
 		return
 	}
+	own.close()
 	s.lost(c)
+}
+
+// takeOutput begins to take what the container writes, and has written while nobody took it.
+func (c *container) takeOutput(own belongings) error {
+	fifos := own.fifos
+	if fifos[0] == nil {
+		var err error
+		if fifos, err = openFIFOs(c.dir, unix.O_NONBLOCK); err != nil {
+			return err
+		}
+	}
+	return c.keepOutput(fifos)
 }
 
 // waitsToStart reports whether process 1 has not executed its command yet.
@@ -118,8 +148,16 @@ func (s *server) endProcess(ctx context.Context, pid int, startTime uint64) {
 	}
 }
 
-// identify opens a pidfd of process 1 if that is still the process that was started.
-func (c *container) identify() bool {
+// identify gets a pidfd of process 1: the one that was kept, with which the exit of one that has ended can be told, or a
+// new one if that is still the process that was started. Where its exit is recorded there is nothing more to do.
+func (c *container) identify(own belongings) bool {
+	if own.pidfd != nil {
+		if e, ok, err := ReadExit(c.rec.Request.LogDir); err == nil && ok && e.StartedAt.Equal(c.rec.StartedAt) {
+			return false
+		}
+		c.pidfd, c.child = own.pidfd, isChild(c.rec.Pid, c.rec.StartTime)
+		return true
+	}
 	if c.lc == nil {
 		return false
 	}
@@ -160,26 +198,33 @@ func (s *server) lost(c *container) {
 	c.destroy()
 	c.lc, c.exit = nil, &e
 	close(c.exited)
-	s.log.Warn("container ended unseen", "container", c.id, "code", e.codeText())
+	if e.Reason != "" {
+		s.log.Warn("container ended unseen", "container", c.id)
+	}
 }
 
-// pidfdExit asks the kernel how a process that was not our child ended (Linux 6.15). That is known only after its
-// parent has collected it, which is when the pidfd hangs up; until then the answer has no exit in its mask, succeeds with
-// exit code 0, and must not be believed.
-func pidfdExit(pidfd *os.File) (status unix.WaitStatus, known bool) {
-	conn, err := pidfd.SyscallConn()
+// foreignExit finds out how process 1 ended, which is not our child. Who collects it may take its time; until then it is
+// a zombie, which shows its status. Afterwards the kernel tells by the pidfd (Linux 6.15). Older kernels tell nobody but the
+// parent, and a status is never made up.
+func (c *container) foreignExit() (status unix.WaitStatus, known bool) {
+	conn, err := c.pidfd.SyscallConn()
 	if err != nil {
 		return 0, false
 	}
 	_ = conn.Control(func(fd uintptr) {
-		// Newer kernels wake who waits for the hangup; for the others the wait is cut into growing pieces.
+		// Newer kernels wake who waits for the hangup, which comes when it is collected; for the others the wait is cut
+		// into growing pieces.
 		for wait := time.Millisecond; wait < reapTimeout; wait *= 2 {
 			info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 			if err := unix.IoctlPidfdInfo(int(fd), &info); err != nil {
-				return // an older kernel
+				return // an older kernel, where what a zombie shows is not always the status of all its threads
 			}
+			// Without that bit the call succeeds with exit code 0, which must not be believed.
 			if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
 				status, known = unix.WaitStatus(info.Exit_code), true
+				return
+			}
+			if status, known = zombieStatus(c.rec.Pid, c.rec.StartTime); known {
 				return
 			}
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(wait.Milliseconds()))

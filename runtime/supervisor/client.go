@@ -228,6 +228,12 @@ func peerCred(conn *net.UnixConn) (*unix.Ucred, error) {
 	return cred, errors.Join(err, cerr)
 }
 
+// AskVersion asks whatever supervisor runs what it is, whichever version of the protocol it speaks. Where there is none
+// the error is ErrNotRunning.
+func AskVersion(ctx context.Context, cfg Config) (Version, error) {
+	return (&Client{socket: socketPath(cfg)}).Version(ctx)
+}
+
 // Version says what answers.
 func (c *Client) Version(ctx context.Context) (Version, error) {
 	var v Version

@@ -29,6 +29,7 @@ type container struct {
 
 	lc    *libcontainer.Container // nil once it has exited; its Config may be asked for only with op held
 	proc  *libcontainer.Process   // nil for one that an earlier supervisor started
+	child bool                    // it is our child all the same: that was the same process
 	pidfd *os.File
 	out   *pumps
 	// config is what it was started with. libcontainer's changes with the limits, and is not for who comes meanwhile.
@@ -135,8 +136,6 @@ func (c *container) finish() {
 		c.out.stop()
 	}
 	oom := c.cgroupOOMKills()
-	c.destroy()
-
 	c.mu.Lock()
 	if c.timer != nil {
 		c.timer.Stop()
@@ -156,11 +155,14 @@ func (c *container) finish() {
 	if err := writeJSON(filepath.Join(c.rec.Request.LogDir, exitFile), e); err != nil {
 		c.warn("its exit could not be recorded: " + err.Error())
 	}
+	c.destroy()
 	c.srv.boundOwnLog() // before the exit is seen, so that it is never behind
 	c.mu.Lock()
 	c.exit, c.lc, c.proc, c.out = &e, nil, nil, nil
+	run := c.ref()
 	c.mu.Unlock()
 	_ = c.pidfd.Close()
+	c.srv.letGo(run)
 	for _, s := range []Stream{Stdout, Stderr} {
 		_ = os.Remove(filepath.Join(c.dir, string(s)))
 	}
@@ -171,13 +173,13 @@ func (c *container) finish() {
 
 // collect gets the exit status of process 1.
 func (c *container) collect() (code *int, sig unix.Signal, reason string) {
-	if c.proc == nil { // not our child
-		if status, ok := pidfdExit(c.pidfd); ok {
+	if c.proc == nil && !c.child {
+		if status, ok := c.foreignExit(); ok {
 			return exitCode(status)
 		}
 		return nil, 0, runtime.ReasonSupervisorLost
 	}
-	ps, err := c.proc.Wait()
+	ps, err := c.wait()
 	if ps == nil {
 		c.srv.log.Error("cannot collect exit status", "container", c.id, "err", err)
 		return nil, 0, runtime.ReasonSupervisorLost
@@ -187,6 +189,18 @@ func (c *container) collect() (code *int, sig unix.Signal, reason string) {
 		return nil, 0, runtime.ReasonSupervisorLost
 	}
 	return exitCode(unix.WaitStatus(status))
+}
+
+// wait collects process 1, which has ended and is our child.
+func (c *container) wait() (*os.ProcessState, error) {
+	if c.proc != nil {
+		return c.proc.Wait()
+	}
+	p, err := os.FindProcess(c.rec.Pid) // the number is its own until it is collected
+	if err != nil {
+		return nil, err
+	}
+	return p.Wait()
 }
 
 func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string) {

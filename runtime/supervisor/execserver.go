@@ -184,11 +184,11 @@ func (s *server) startTTY(c *container, lc *libcontainer.Container, proc *libcon
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	_, oobn, _, _, err := unix.Recvmsg(fds[0], buf, oob, unix.MSG_CMSG_CLOEXEC)
 	if err == nil {
-		var files []*os.File
-		if files, err = parseFiles(oob[:oobn]); err == nil && len(files) == 1 {
-			return files[0], nil
+		var got []int
+		if got, err = parseFDs(oob[:oobn]); err == nil && len(got) == 1 {
+			return os.NewFile(uintptr(got[0]), "console"), nil
 		}
-		closeFiles(files...)
+		closeFDs(got...)
 	}
 	_ = proc.Signal(unix.SIGKILL)
 	_, _ = proc.Wait()

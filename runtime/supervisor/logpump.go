@@ -61,12 +61,8 @@ func closeFiles(files ...*os.File) {
 	}
 }
 
-// startPumps moves output from the FIFOs in dir to log until stop.
-func startPumps(dir string, log *logWriter) (*pumps, error) {
-	fifos, err := openFIFOs(dir, unix.O_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
+// startPumps moves output from fifos, which do not block, to log until stop.
+func startPumps(fifos [2]*os.File, log *logWriter) (*pumps, error) {
 	p := &pumps{log: log, fifos: fifos}
 	for i, f := range fifos {
 		conn, err := f.SyscallConn()

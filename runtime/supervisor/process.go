@@ -57,18 +57,44 @@ func signalPidfd(pidfd *os.File, sig unix.Signal) error {
 	return serr
 }
 
+// statFields returns the fields of /proc/PID/stat from the third on. The second is the command in parentheses and may
+// hold anything.
+func statFields(pid int) ([]string, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil, err
+	}
+	end := bytes.LastIndexByte(data, ')')
+	fields := strings.Fields(string(data[end+1:]))
+	if end < 0 || len(fields) < 50 {
+		return nil, fmt.Errorf("cannot read /proc/%d/stat", pid)
+	}
+	return fields, nil
+}
+
+// isChild reports whether a process, alive or not, is a child of ours.
+func isChild(pid int, startTime uint64) bool {
+	fields, err := statFields(pid)
+	return err == nil && fields[19] == strconv.FormatUint(startTime, 10) && fields[1] == strconv.Itoa(os.Getpid())
+}
+
+// zombieStatus returns how a process ended that nobody has collected yet: field 52, which is 0 before that and to who may
+// not see it.
+func zombieStatus(pid int, startTime uint64) (unix.WaitStatus, bool) {
+	fields, err := statFields(pid)
+	if err != nil || fields[19] != strconv.FormatUint(startTime, 10) || fields[0] != "Z" {
+		return 0, false
+	}
+	status, err := strconv.ParseUint(fields[49], 10, 32)
+	return unix.WaitStatus(status), err == nil
+}
+
 // processStart returns when a process was started in clock ticks since boot (field 22 of /proc/PID/stat, which with the
 // pid identifies it) and whether it has not ended.
 func processStart(pid int) (ticks uint64, alive bool, err error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	fields, err := statFields(pid)
 	if err != nil {
 		return 0, false, err
-	}
-	// The second field is the command in parentheses and may hold anything.
-	end := bytes.LastIndexByte(data, ')')
-	fields := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(fields) < 20 {
-		return 0, false, fmt.Errorf("cannot read /proc/%d/stat", pid)
 	}
 	ticks, err = strconv.ParseUint(fields[19], 10, 64)
 	return ticks, fields[0] != "Z" && fields[0] != "X", err
@@ -78,13 +104,9 @@ func processStart(pid int) (ticks uint64, alive bool, err error) {
 // container.
 func ending(pid int) bool {
 	const exiting = 0x4 // PF_EXITING of the kernel's include/linux/sched.h, in field 9
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	fields, err := statFields(pid)
 	if err != nil {
-		return true
-	}
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) < 7 {
-		return false
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	return err == nil && flags&exiting != 0

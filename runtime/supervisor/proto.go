@@ -17,8 +17,11 @@ import (
 )
 
 // The protocol: one call a connection. The client sends one frame with a request, the supervisor answers with one or,
-// for Watch and Exec, several frames. A frame is its length in 4 bytes, big endian, and that much JSON; file descriptors
-// travel with the length (SCM_RIGHTS). Closing the connection ends a call.
+// for Watch, Hold and Exec, several frames. A frame is its length in 4 bytes, big endian, and that much JSON; file
+// descriptors travel with the length (SCM_RIGHTS). Closing the connection ends a call.
+//
+// Fields may be added: who does not know them ignores them. What changes otherwise takes another protocolVersion, with
+// which nothing is answered but version and upgrade. Those two stay as they are for ever.
 const (
 	protocolVersion = 2
 	maxFrame        = 64 << 20
@@ -38,6 +41,9 @@ const (
 	opWatch    = "watch"
 	opShutdown = "shutdown"
 	opVersion  = "version"
+	opHold     = "hold"    // be lent what every run has: its pipes and pidfd
+	opGive     = "give"    // asked of who holds, by a supervisor that starts
+	opUpgrade  = "upgrade" // execute another release in the same process
 )
 
 // request is what a client sends.
@@ -134,6 +140,15 @@ func (w *wireError) toError() error {
 
 // writeFrame sends v and files as one frame.
 func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	return writeFDs(conn, v, fds...)
+}
+
+// writeFDs is writeFrame for bare file descriptors.
+func writeFDs(conn *net.UnixConn, v any, fds ...int) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -143,11 +158,7 @@ func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	}
 	msg := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 	var oob []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = int(f.Fd())
-		}
+	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
 	n, _, err := conn.WriteMsgUnix(msg, oob, nil)
@@ -161,11 +172,17 @@ func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 }
 
 // readFrame receives one frame into v and returns the files that came with it, which the caller closes.
-func readFrame(conn *net.UnixConn, limit int, v any) (files []*os.File, err error) {
+func readFrame(conn *net.UnixConn, limit int, v any) ([]*os.File, error) {
+	fds, err := readFDs(conn, limit, v)
+	return openFDs(fds...), err
+}
+
+// readFDs is readFrame for who wants no poller to look at what comes. After an error there is nothing to close.
+func readFDs(conn *net.UnixConn, limit int, v any) (fds []int, err error) {
 	defer func() {
 		if err != nil {
-			closeFiles(files...)
-			files = nil
+			closeFDs(fds...)
+			fds = nil
 		}
 	}()
 	var head [4]byte
@@ -174,27 +191,27 @@ func readFrame(conn *net.UnixConn, limit int, v any) (files []*os.File, err erro
 	if err != nil {
 		return nil, err
 	}
-	if files, err = parseFiles(oob[:oobn]); err != nil {
-		return files, err
+	if fds, err = parseFDs(oob[:oobn]); err != nil {
+		return fds, err
 	}
 	if n == 0 {
-		return files, io.EOF
+		return fds, io.EOF
 	}
 	if _, err = io.ReadFull(conn, head[n:]); err != nil {
-		return files, err
+		return fds, err
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if int64(size) > int64(limit) {
-		return files, fmt.Errorf("message of %d bytes is too long", size)
+		return fds, fmt.Errorf("message of %d bytes is too long", size)
 	}
 	body := make([]byte, size)
 	if _, err = io.ReadFull(conn, body); err != nil {
-		return files, err
+		return fds, err
 	}
-	return files, json.Unmarshal(body, v)
+	return fds, json.Unmarshal(body, v)
 }
 
-func parseFiles(oob []byte) (files []*os.File, err error) {
+func parseFDs(oob []byte) (fds []int, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -203,14 +220,43 @@ func parseFiles(oob []byte) (files []*os.File, err error) {
 		return nil, fmt.Errorf("read file descriptors: %w", err)
 	}
 	for _, m := range msgs {
-		fds, err := syscall.ParseUnixRights(&m)
+		got, err := syscall.ParseUnixRights(&m)
 		if err != nil {
 			continue // another kind of message
 		}
-		for _, fd := range fds {
+		for _, fd := range got {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "received"))
 		}
+		fds = append(fds, got...)
 	}
-	return files, nil
+	return fds, nil
+}
+
+// openFDs makes files of bare file descriptors.
+func openFDs(fds ...int) []*os.File {
+	var files []*os.File
+	for _, fd := range fds {
+		files = append(files, os.NewFile(uintptr(fd), "received"))
+	}
+	return files
+}
+
+func closeFDs(fds ...int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// dupFD returns another descriptor of what f is, which leaves f as it is: its Fd method would make it block.
+func dupFD(f *os.File) (int, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	dup := -1
+	var derr error
+	if err := conn.Control(func(fd uintptr) { dup, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
+		return -1, err
+	}
+	return dup, derr
 }

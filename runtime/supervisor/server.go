@@ -42,6 +42,7 @@ type server struct {
 	mu         sync.Mutex
 	containers map[runtime.ID]*container
 	watchers   map[chan runtime.Event]struct{}
+	holdings   map[*holding]struct{}
 	starts     chan struct{}
 	calls      sync.WaitGroup
 	watching   sync.WaitGroup
@@ -77,7 +78,9 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	debug.SetGCPercent(gcPercent)
 	ctx, s.end = context.WithCancel(ctx)
 	defer s.end()
-	s.adopt(ctx)
+	if err = s.adopt(ctx, s.askHolder(ctx)); err != nil {
+		return err
+	}
 	l, err := s.listen()
 	if err != nil {
 		return err
@@ -102,7 +105,7 @@ func newServer(cfg Config) (*server, *os.File, error) {
 	s := &server{
 		cfg: cfg, log: cfg.Logger, since: time.Now(),
 		dir: filepath.Join(cfg.RunDir, "supervisor"), lcRoot: filepath.Join(cfg.RunDir, "libcontainer"),
-		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{},
+		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{}, holdings: map[*holding]struct{}{},
 		starts: make(chan struct{}, parallelStarts),
 	}
 	lock, err := s.lock()
@@ -257,6 +260,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 	switch req.Op {
 	case opWatch:
 		s.watch(ctx, conn)
+	case opHold:
+		s.hold(ctx, conn)
 	case opExec:
 		s.exec(ctx, conn, req.Body, files)
 	default:

@@ -99,21 +99,27 @@ func (c *container) openOutput(config *configs.Config, spec *specs.Spec) error {
 	if err := makeFIFOs(c.dir, uid, gid); err != nil {
 		return err
 	}
-	return c.keepOutput()
+	fifos, err := openFIFOs(c.dir, unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	return c.keepOutput(fifos)
 }
 
 // keepOutput begins to take the container's output. Where it cannot be kept, it is taken all the same and dropped, until
 // it can: a container whose pipes are full stands still.
-func (c *container) keepOutput() error {
+func (c *container) keepOutput(fifos [2]*os.File) error {
 	log, err := openLog(c.rec.Request.LogDir, c.rec.Request.Logs, func(err error) {
 		c.warn("output is being lost: " + err.Error())
 	})
-	p, perr := startPumps(c.dir, log)
+	p, perr := startPumps(fifos, log)
 	if perr != nil {
 		log.close()
 		return errors.Join(err, perr)
 	}
+	c.mu.Lock()
 	c.out = p
+	c.mu.Unlock()
 	return err
 }
 
@@ -185,6 +191,7 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	if err = c.save(); err != nil {
 		return err
 	}
+	c.srv.lendAll(c) // before it can do anything that could get lost
 	setup, err := executableOf(pid)
 	if err == nil {
 		err = c.lc.Exec()

@@ -72,7 +72,7 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 // clearRunDir takes away what containers and the supervisor keep there, and the directory if nothing else is in it.
 func (r *Runtime) clearRunDir() error {
 	var errs []error
-	for _, name := range []string{"supervisor", "libcontainer", "init", "supervisor.sock", "supervisor.lock", namesFile} {
+	for _, name := range []string{"supervisor", "libcontainer", "init", "supervisor.sock", "supervisor.lock", "holder.sock", namesFile} {
 		errs = append(errs, os.RemoveAll(filepath.Join(r.cfg.RunDir, name)))
 	}
 	// An agent's own lock and socket may still be there.

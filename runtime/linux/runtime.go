@@ -61,6 +61,7 @@ type Runtime struct {
 	appArmor appArmor
 	swept    sync.Once
 	changes  *broadcast
+	holds    sync.Mutex // held by the Watch that holds what the supervisor has
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)

@@ -13,18 +13,28 @@ import (
 // redial is how often Watch looks for a supervisor while none runs. What this process starts itself is seen at once.
 const redial = time.Second
 
-// Watch implements runtime.Runtime. It starts no supervisor; when one comes, or goes, the hint is EventLost.
+// Watch implements runtime.Runtime. When a supervisor comes, or goes, the hint is EventLost. As long as the first watch of
+// a process lasts, the process holds what the supervisor has of every container, and starts another supervisor where one
+// died and left containers: who watches lives long.
 func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, failure("watch containers", "", runtime.Name{}, err)
 	}
 	out := make(chan runtime.Event, 64)
 	own := r.changes.subscribe(ctx)
+	var held sync.WaitGroup
+	if r.holds.TryLock() {
+		held.Go(func() {
+			defer r.holds.Unlock()
+			supervisor.NewHolder(r.supervisorConfig(), r.cfg.Self).Run(ctx)
+		})
+	}
 	go func() {
 		defer close(out)
 		for ctx.Err() == nil {
 			r.relay(ctx, out, own)
 		}
+		held.Wait()
 	}()
 	return out, nil
 }

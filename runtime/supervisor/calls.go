@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -124,21 +125,42 @@ func (s *server) settled(id runtime.ID) *container {
 	}
 }
 
-func (s *server) stop(ctx context.Context, b stopBody) (Exit, error) {
+// stop asks a container to end and answers when it has.
+func (s *server) stop(ctx context.Context, conn *net.UnixConn, body json.RawMessage, release func()) {
 	const op = "stop container"
+	var b stopBody
+	if err := json.Unmarshal(body, &b); err != nil {
+		s.reply(conn, nil, fmt.Errorf("bad request: %w", err))
+		return
+	}
 	c, err := s.get(op, b.ID)
+	if err == nil {
+		err = opError(op, b.ID, c.stop(b.Signal, b.Grace))
+	}
 	if err != nil {
-		return Exit{}, err
+		s.reply(conn, nil, err)
+		return
 	}
-	if err := c.stop(b.Signal, b.Grace); err != nil {
-		return Exit{}, opError(op, b.ID, err)
-	}
+	w := &waiting{op: opStop, conn: conn, id: b.ID}
+	s.await(w)
+	release()
+	s.answerStop(ctx, w, c)
+}
+
+// answerStop waits for the end of a container that was asked to end.
+func (s *server) answerStop(ctx context.Context, w *waiting, c *container) {
 	select {
 	case <-c.exited:
-		return *c.exit, nil
 	case <-ctx.Done():
-		return Exit{}, opError(op, b.ID, ctx.Err())
 	}
+	s.records.RLock()
+	defer s.records.RUnlock()
+	if c.running() {
+		s.reply(w.conn, nil, opError("stop container", w.id, ctx.Err()))
+	} else {
+		s.reply(w.conn, *c.exit, nil)
+	}
+	s.answered(w)
 }
 
 func (s *server) delete(ctx context.Context, id runtime.ID) error {

@@ -98,11 +98,13 @@ func receive(ctx context.Context, conn *net.UnixConn, op string, out any) ([]*os
 	return files, nil
 }
 
+var errBroken = errors.New("connection broke")
+
 func callError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &runtime.Error{Op: "ask the supervisor to " + op, Err: fmt.Errorf("connection broke: %w", err)}
+	return &runtime.Error{Op: "ask the supervisor to " + op, Err: fmt.Errorf("%w: %w", errBroken, err)}
 }
 
 func (c *Client) call(ctx context.Context, op string, body, out any) error {

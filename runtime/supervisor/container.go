@@ -127,6 +127,8 @@ func (c *container) watch() {
 // finish records the exit of a container whose process 1 is dead. Output comes first: whoever sees the exit sees the
 // last words too.
 func (c *container) finish() {
+	c.srv.records.RLock() // once it is collected, nobody else can know
+	defer c.srv.records.RUnlock()
 	finished, boot := time.Now(), bootTime()
 	code, sig, reason := c.collect()
 	if c.lc != nil && !c.ownPids() {
@@ -196,11 +198,7 @@ func (c *container) wait() (*os.ProcessState, error) {
 	if c.proc != nil {
 		return c.proc.Wait()
 	}
-	p, err := os.FindProcess(c.rec.Pid) // the number is its own until it is collected
-	if err != nil {
-		return nil, err
-	}
-	return p.Wait()
+	return waitChild(c.rec.Pid)
 }
 
 func exitCode(status unix.WaitStatus) (code *int, sig unix.Signal, reason string) {

@@ -24,7 +24,7 @@ const hangupGrace = 5 * time.Second
 
 // exec runs a command in a container for the caller on conn: first an answer with its pid and, with a terminal, the
 // terminal's other end; at last one with the exit code. files are the caller's stdin, stdout and stderr.
-func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMessage, files []*os.File) {
+func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMessage, files []*os.File, release func()) {
 	var req ExecRequest
 	if err := json.Unmarshal(body, &req); err != nil {
 		s.reply(conn, nil, fmt.Errorf("bad request: %w", err))
@@ -37,29 +37,49 @@ func (s *server) exec(ctx context.Context, conn *net.UnixConn, body json.RawMess
 		return
 	}
 	pid, _ := proc.Pid() // it was started
+	w := &waiting{op: opExec, conn: conn, pid: pid}
+	if w.pidfd, err = openPidfd(pid); err != nil {
+		closeFiles(tty)
+		_ = proc.Signal(unix.SIGKILL)
+		_, _ = proc.Wait()
+		s.reply(conn, nil, execFailure(req, err))
+		return
+	}
 	if tty != nil {
 		s.reply(conn, execEvent{Pid: pid}, nil, tty)
 		_ = tty.Close() // so that the terminal hangs up when the caller's copy goes
 	} else {
 		s.reply(conn, execEvent{Pid: pid}, nil)
 	}
+	s.await(w)
+	release()
+	s.answerExec(ctx, w, proc.Wait)
+}
+
+// answerExec waits for the end of a command, which collect collects.
+func (s *server) answerExec(ctx context.Context, w *waiting, collect func() (*os.ProcessState, error)) {
+	defer closeFiles(w.pidfd)
 	exited := make(chan struct{})
 	go func() {
 		select {
 		case <-exited:
 		case <-ctx.Done():
-			hangUp(pid, exited)
+			hangUp(w.pid, exited)
 		}
 	}()
-	ps, err := proc.Wait()
+	err := waitPidfd(context.Background(), w.pidfd)
+	s.records.RLock() // once it is collected, nobody else can know
+	defer s.records.RUnlock()
+	ps, cerr := collect()
 	close(exited)
 	if ps == nil {
-		s.reply(conn, nil, execFailure(req, err))
-		return
+		s.reply(w.conn, nil, &runtime.Error{Op: "execute in container", Err: errors.Join(err, cerr)})
+	} else {
+		status, _ := ps.Sys().(syscall.WaitStatus) // on Linux it always is
+		code, _, _ := exitCode(unix.WaitStatus(status))
+		s.reply(w.conn, execEvent{ExitCode: code}, nil)
 	}
-	status, _ := ps.Sys().(syscall.WaitStatus) // on Linux it always is
-	code, _, _ := exitCode(unix.WaitStatus(status))
-	s.reply(conn, execEvent{ExitCode: code}, nil)
+	s.answered(w)
 }
 
 // hangUp ends a command whose caller is gone: as a closed terminal does, then for good. It leads its own session and

@@ -15,16 +15,23 @@ import (
 	"reconciler/runtime"
 )
 
-// holdAgain is how often a Holder looks for a supervisor while there is none.
-const holdAgain = time.Second
+const (
+	// holdAgain is how often a Holder looks for a supervisor while there is none.
+	holdAgain = time.Second
+	// upgradeAgain is when it tries again to upgrade one that could not be.
+	upgradeAgain = time.Minute
+)
 
 // Holder keeps copies of what a supervisor has of every container, its pipes and its pidfd, so that last words and exits
 // outlive a supervisor that is killed: the next one asks for them when it starts. It also sees to it that there is a
-// next one as long as containers need one. It is for a process that lives long, such as the agent; one an instance.
+// next one as long as containers need one, and upgrades one of another release in place. It is for a process that lives
+// long, such as the agent; one an instance.
 type Holder struct {
 	cfg  Config
 	self []string
 	log  *slog.Logger
+
+	upgrade time.Time // not before
 
 	// hearing is held while a supervisor is listened to: what a dead one said last is read before anything is given.
 	hearing sync.Mutex
@@ -88,9 +95,18 @@ func (h *Holder) Run(ctx context.Context) {
 	}
 }
 
-// revive starts a supervisor where one died and left containers.
+// revive starts a supervisor where one died and left containers, and upgrades one of another release.
 func (h *Holder) revive(ctx context.Context) error {
-	_, err := AskVersion(ctx, h.cfg)
+	v, err := AskVersion(ctx, h.cfg)
+	if err == nil && len(h.self) > 0 && v.Binary != h.cfg.release() && time.Now().After(h.upgrade) {
+		h.upgrade = time.Now().Add(upgradeAgain)
+		if _, err = Upgrade(ctx, h.cfg, h.self); err == nil {
+			h.log.Info("the supervisor was upgraded in place", "pid", v.Pid, "from", v.Binary, "to", h.cfg.release())
+		} else if ctx.Err() == nil {
+			h.log.Warn("the supervisor is of another release and cannot be upgraded now", "pid", v.Pid, "release", v.Binary, "err", err)
+		}
+		return nil // one that was not can be held all the same
+	}
 	if !errors.Is(err, ErrNotRunning) || len(h.self) == 0 || !leftBehind(h.cfg) {
 		return err
 	}

@@ -134,7 +134,8 @@ func TestMakeCgroupBesideRemoval(t *testing.T) {
 // Whoever locked the run directory while the one before removed it has not locked what others will find there.
 func TestLockOfRemovedDirectory(t *testing.T) {
 	cfg := Config{StateDir: t.TempDir(), RunDir: t.TempDir(), Instance: "x"}
-	first, lock, err := newServer(cfg)
+	first := newServer(cfg)
+	lock, err := first.lock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,8 @@ func TestLockOfRemovedDirectory(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				s, theirs, err := newServer(cfg)
+				s := newServer(cfg)
+				theirs, err := s.lock()
 				if err != nil {
 					continue // another has it
 				}

@@ -374,18 +374,26 @@ func (w *logWriter) close() {
 		return
 	}
 	w.closed = true
-	if w.lost[0]+w.lost[1] > 0 && w.index >= 0 {
-		for i := range w.lost {
-			if w.lost[i] > 0 {
-				_ = w.record(record{
-					kind: kindLost, stream: byte(i), time: time.Now().UnixNano(),
-					offset: uint64(w.lost[i]), start: w.start,
-				})
-			}
-		}
-	}
+	w.settle()
 	w.closeFiles()
 	if w.null >= 0 {
 		_ = unix.Close(w.null)
 	}
+}
+
+// settle records what was lost since the last record that says so. w.mu is held.
+func (w *logWriter) settle() {
+	if w.index < 0 {
+		return
+	}
+	for i := range w.lost {
+		if w.lost[i] > 0 {
+			_ = w.record(record{
+				kind: kindLost, stream: byte(i), time: time.Now().UnixNano(),
+				offset: uint64(w.lost[i]), start: w.start,
+			})
+			w.lost[i] = 0
+		}
+	}
+	_ = w.flush()
 }

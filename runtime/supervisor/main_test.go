@@ -24,11 +24,14 @@ import (
 
 // TestMain makes the test binary a supervisor when it is executed as one.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
+	if len(os.Args) >= 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		cfg := Config{
 			StateDir: os.Args[2], RunDir: os.Args[3], Instance: os.Args[4],
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		}
+		if len(os.Args) == 6 {
+			cfg.Release = os.Args[5]
 		}
 		go endWithTest(cfg, os.Getppid())
 		err := Run(ctx, cfg)

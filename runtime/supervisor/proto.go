@@ -247,9 +247,9 @@ func closeFDs(fds ...int) {
 	}
 }
 
-// dupFD returns another descriptor of what f is, which leaves f as it is: its Fd method would make it block.
-func dupFD(f *os.File) (int, error) {
-	conn, err := f.SyscallConn()
+// dupFD returns another descriptor of what c is, which leaves c as it is: a file's Fd method would make it block.
+func dupFD(c syscall.Conn) (int, error) {
+	conn, err := c.SyscallConn()
 	if err != nil {
 		return -1, err
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -24,6 +25,7 @@ const (
 	// parallelStarts bounds how many containers are started at once: each start executes this binary again.
 	parallelStarts = 4
 	watchBuffer    = 256
+	allCalls       = 1 << 30
 	// gcPercent trades a little CPU, of which a supervisor uses next to none, for memory.
 	gcPercent = 40
 )
@@ -43,10 +45,21 @@ type server struct {
 	containers map[runtime.ID]*container
 	watchers   map[chan runtime.Event]struct{}
 	holdings   map[*holding]struct{}
+	waits      map[*waiting]struct{}
 	starts     chan struct{}
 	calls      sync.WaitGroup
 	watching   sync.WaitGroup
 	end        context.CancelFunc
+	ended      <-chan struct{}
+
+	dirLock  *os.File
+	listener *net.UnixListener
+	// For an upgrade: every call that does something has one of busy, records is held by who records an end or tells of
+	// it, and accepting stops at pauses until accepts.
+	upgrading       sync.Mutex
+	busy            *semaphore.Weighted
+	records         sync.RWMutex
+	pauses, accepts chan struct{}
 }
 
 // Run is the supervisor itself: it blocks until Shutdown is asked for or ctx ends. Containers survive its end.
@@ -61,12 +74,18 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func run(ctx context.Context, cfg Config, ready *readyPipe) error {
-	s, lock, err := newServer(cfg)
+	handed, err := takeHandover()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Close() }()
-	if ready != nil { // detached: Ensure started us
+	s := newServer(cfg)
+	if handed != nil {
+		s.dirLock, s.since = os.NewFile(uintptr(handed.Lock), s.dir), handed.Since
+	} else if s.dirLock, err = s.lock(); err != nil {
+		return err
+	}
+	defer func() { _ = s.dirLock.Close() }()
+	if ready != nil || handed != nil && handed.Detached { // Ensure started us
 		ownSettings()
 		s.detached = true
 		s.boundOwnLog()
@@ -78,38 +97,53 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	debug.SetGCPercent(gcPercent)
 	ctx, s.end = context.WithCancel(ctx)
 	defer s.end()
-	if err = s.adopt(ctx, s.askHolder(ctx)); err != nil {
-		return err
-	}
-	l, err := s.listen()
-	if err != nil {
+	s.ended = ctx.Done()
+	if err = s.takeOver(ctx, handed); err != nil {
 		return err
 	}
 	s.log.Info("supervisor is ready", "pid", os.Getpid(), "containers", len(s.containers))
 	if ready != nil {
 		ready.ok()
 	}
+	if handed != nil {
+		for _, w := range handed.Waits {
+			s.calls.Go(func() { s.goOn(ctx, w) })
+		}
+	}
 	debug.FreeOSMemory()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
 	defer stop()
-	s.accept(ctx, l)
+	s.accept(ctx)
 	s.release()
 	return nil
 }
 
-// newServer takes the lock of the run directory.
-func newServer(cfg Config) (*server, *os.File, error) {
+// takeOver adopts what runs, from the release that ran in this process before or from a supervisor that died, and listens.
+func (s *server) takeOver(ctx context.Context, handed *handover) (err error) {
+	if handed != nil {
+		if s.listener, err = handed.socket(); err != nil {
+			return err
+		}
+		return s.adopt(ctx, handed.belongings())
+	}
+	if err = s.adopt(ctx, s.askHolder(ctx)); err != nil {
+		return err
+	}
+	s.listener, err = s.listen()
+	return err
+}
+
+func newServer(cfg Config) *server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &server{
+	return &server{
 		cfg: cfg, log: cfg.Logger, since: time.Now(),
 		dir: filepath.Join(cfg.RunDir, "supervisor"), lcRoot: filepath.Join(cfg.RunDir, "libcontainer"),
 		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{}, holdings: map[*holding]struct{}{},
-		starts: make(chan struct{}, parallelStarts),
+		waits: map[*waiting]struct{}{}, starts: make(chan struct{}, parallelStarts),
+		busy: semaphore.NewWeighted(allCalls), pauses: make(chan struct{}), accepts: make(chan struct{}),
 	}
-	lock, err := s.lock()
-	return s, lock, err
 }
 
 // lock makes the directories and takes the lock of the run directory. The directory itself is the lock, so that no lock
@@ -179,19 +213,28 @@ func (s *server) listen() (*net.UnixListener, error) {
 	return l, nil
 }
 
-func (s *server) accept(ctx context.Context, l *net.UnixListener) {
+func (s *server) accept(ctx context.Context) {
+	defer s.calls.Wait()
 	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				break
+		conn, err := s.listener.AcceptUnix()
+		switch {
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			if conn != nil {
+				_ = conn.Close()
 			}
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded): // an upgrade begins; connections wait
+			s.pause(ctx)
+		case err != nil:
 			s.log.Error("cannot accept a connection", "err", err)
-			continue
+		case s.busy.Acquire(ctx, 1) == nil:
+			s.calls.Go(func() {
+				release := sync.OnceFunc(func() { s.busy.Release(1) })
+				defer release()
+				s.serve(ctx, conn, release)
+			})
 		}
-		s.calls.Go(func() { s.serve(ctx, conn) })
 	}
-	s.calls.Wait()
 }
 
 // release lets go of everything without touching what runs: output stays in the FIFOs, for the next supervisor.
@@ -223,8 +266,32 @@ func (s *server) release() {
 	}
 }
 
-// serve answers one call.
-func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
+// pause waits until an upgrade has failed.
+func (s *server) pause(ctx context.Context) {
+	select {
+	case s.pauses <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-s.accepts:
+	case <-ctx.Done():
+	}
+}
+
+// whileCalled returns a context that ends when the caller on conn is gone. Nobody sends a second frame meanwhile: reading
+// tells. Closing conn ends this.
+func whileCalled(ctx context.Context, conn *net.UnixConn) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = conn.Read(make([]byte, 1))
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+// serve answers one call. release says that what is left of it is waiting only, or that nothing is lost with it.
+func (s *server) serve(ctx context.Context, conn *net.UnixConn, release func()) {
 	defer func() { _ = conn.Close() }()
 	if cred, err := peerCred(conn); err != nil || cred.Uid != 0 {
 		s.log.Warn("refused a connection of another user")
@@ -241,16 +308,12 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	_ = conn.SetReadDeadline(time.Time{})
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if req.Op != opStart {
-		// Nobody else sends a second frame: reading tells when the caller is gone. (Closing conn above ends this.)
-		go func() {
-			_, _ = conn.Read(make([]byte, 1))
-			cancel()
-		}()
+	if req.Op != opStart { // whose caller may send a second frame
+		var cancel context.CancelFunc
+		ctx, cancel = whileCalled(ctx, conn)
+		defer cancel()
 	}
-	if req.Protocol != protocolVersion && req.Op != opVersion {
+	if req.Protocol != protocolVersion && req.Op != opVersion && req.Op != opUpgrade {
 		s.reply(conn, nil, &runtime.Error{
 			Op: req.Op, Permanent: true,
 			Err: fmt.Errorf("the caller speaks version %d of the protocol, this supervisor %d", req.Protocol, protocolVersion),
@@ -259,11 +322,18 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 	switch req.Op {
 	case opWatch:
+		release()
 		s.watch(ctx, conn)
 	case opHold:
+		release()
 		s.hold(ctx, conn)
+	case opUpgrade:
+		release()
+		s.reply(conn, nil, s.upgrade(ctx, conn, req.Body, files))
+	case opStop:
+		s.stop(ctx, conn, req.Body, release)
 	case opExec:
-		s.exec(ctx, conn, req.Body, files)
+		s.exec(ctx, conn, req.Body, files, release)
 	default:
 		out, err := s.answer(ctx, conn, req)
 		s.reply(conn, out, err)
@@ -292,8 +362,6 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (a
 	switch req.Op {
 	case opStart:
 		return handle(req.Body, func(b startBody) (Started, error) { return s.serveStart(ctx, conn, b) })
-	case opStop:
-		return handle(req.Body, func(b stopBody) (Exit, error) { return s.stop(ctx, b) })
 	case opSignal:
 		return handle(req.Body, func(b signalBody) (any, error) {
 			c, err := s.get("signal container", b.ID)
@@ -317,9 +385,13 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (a
 	case opShutdown:
 		return handle(req.Body, func(b shutdownBody) (any, error) { return nil, s.shutdown(ctx, b.Kill) })
 	case opVersion:
-		return Version{Protocol: protocolVersion, Binary: binaryVersion(), Pid: os.Getpid(), StartedAt: s.since}, nil
+		return s.version(), nil
 	}
 	return nil, &runtime.Error{Op: req.Op, Err: errors.New("this supervisor does not know that call"), Permanent: true}
+}
+
+func (s *server) version() Version {
+	return Version{Protocol: protocolVersion, Binary: s.cfg.release(), Pid: os.Getpid(), StartedAt: s.since}
 }
 
 // handle decodes a body for f.
@@ -331,8 +403,11 @@ func handle[In, Out any](raw json.RawMessage, f func(In) (Out, error)) (any, err
 	return f(in)
 }
 
-// binaryVersion is what the binary was built from.
-func binaryVersion() string {
+// release is what the binary was built from.
+func (cfg Config) release() string {
+	if cfg.Release != "" {
+		return cfg.Release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

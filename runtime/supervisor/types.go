@@ -23,6 +23,7 @@ type Config struct {
 	StateDir string // survives a reboot; its own log is below
 	RunDir   string // does not; socket, lock, FIFOs and libcontainer's state are below
 	Instance string // names its cgroup, /reconciler/<instance>/supervisor
+	Release  string // which release this binary is; empty: what it was built from
 	Logger   *slog.Logger
 }
 
@@ -112,7 +113,7 @@ type Size struct {
 // Version is what a running supervisor is.
 type Version struct {
 	Protocol  int       `json:"protocol"`
-	Binary    string    `json:"binary"` // main module version and VCS revision of its binary
+	Binary    string    `json:"binary"` // which release it is
 	Pid       int       `json:"pid"`
 	StartedAt time.Time `json:"startedAt"`
 }

@@ -33,7 +33,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, &runtime.Error{
 			Op: "ask the supervisor", Permanent: true,
 			Err:  fmt.Errorf("it speaks version %d of the protocol, this binary %d", v.Protocol, protocolVersion),
-			Hint: "use the binary that it was started with (pid " + fmt.Sprint(v.Pid) + "), or restart it",
+			Hint: fmt.Sprintf("use its release, %s, or start this one's agent, which upgrades it in place (pid %d)", v.Binary, v.Pid),
 		}
 	}
 	return c, nil

@@ -67,8 +67,8 @@ func (s *server) answerExec(ctx context.Context, w *waiting, collect func() (*os
 			hangUp(w.pid, exited)
 		}
 	}()
-	err := waitPidfd(context.Background(), w.pidfd)
-	s.records.RLock() // once it is collected, nobody else can know
+	err := waitPidfd(context.WithoutCancel(ctx), w.pidfd) // it ends, by itself or hung up
+	s.records.RLock()                                     // once it is collected, nobody else can know
 	defer s.records.RUnlock()
 	ps, cerr := collect()
 	close(exited)

@@ -57,7 +57,7 @@ func TestFormats(t *testing.T) {
 		}
 		written = append(written, '\n')
 		if *update {
-			if err := os.WriteFile(path, written, 0o600); err != nil {
+			if err = os.WriteFile(path, written, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -99,7 +99,7 @@ func TestLaterFormats(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	if _, err := readHandover(f); err == nil || !strings.Contains(err.Error(), "reads up to 1") {
+	if _, err = readHandover(f); err == nil || !strings.Contains(err.Error(), "reads up to 1") {
 		t.Errorf("handover: %v", err)
 	}
 	write("supervisor/web-1/record.json", `{"version":2,"pid":1}`)

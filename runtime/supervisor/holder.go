@@ -143,7 +143,7 @@ func (h *Holder) hear(ctx context.Context, g *giver) error {
 		var m lent
 		fds, err := readFDs(conn, maxRequest, &m)
 		if err != nil {
-			return nil //nolint:nilerr // it is gone; what it lent stays
+			return nil // it is gone; what it lent stays
 		}
 		switch {
 		case m.All: // what an earlier one lent and this one does not know has ended and is recorded

@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 5 && os.Args[1] == "hold" {
+		holdForever(Config{StateDir: os.Args[2], RunDir: os.Args[3], Instance: os.Args[4]},
+			[]string{"/proc/self/exe", "supervisor", os.Args[2], os.Args[3], os.Args[4]})
+	}
 	if len(os.Args) == 6 && os.Args[1] == "configure" {
 		configureForever(StartRequest{ID: runtime.ID(os.Args[3]), Bundle: os.Args[4], LogDir: os.Args[5]}, Config{RunDir: os.Args[2]})
 	}

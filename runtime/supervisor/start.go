@@ -96,7 +96,7 @@ func (c *container) openOutput(config *configs.Config, spec *specs.Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := makeFIFOs(c.dir, uid, gid); err != nil {
+	if err = makeFIFOs(c.dir, uid, gid); err != nil {
 		return err
 	}
 	fifos, err := openFIFOs(c.dir, unix.O_NONBLOCK)

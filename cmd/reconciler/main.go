@@ -11,7 +11,9 @@ import (
 )
 
 // version is set by the linker: what git describe says of the commit that was built.
-var version = "unknown"
+var version = unknownVersion
+
+const unknownVersion = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

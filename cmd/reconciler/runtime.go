@@ -25,6 +25,15 @@ func (a *app) self() []string {
 	}
 }
 
+// release is how a supervisor is told from that of another release. Empty, for a binary whose linker was told nothing: what
+// it was built from.
+func release() string {
+	if version == unknownVersion {
+		return ""
+	}
+	return version
+}
+
 // runtimeConfig is how this server's containers are kept, by the flags.
 func (a *app) runtimeConfig(log *slog.Logger) (linux.Config, error) {
 	mirrors := map[string]string{}
@@ -41,7 +50,7 @@ func (a *app) runtimeConfig(log *slog.Logger) (linux.Config, error) {
 	}
 	return linux.Config{
 		BridgeCIDR: cidr,
-		StateDir:   a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(),
+		StateDir:   a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Self: a.self(), Release: release(),
 		AllowCapture: a.set.allowCapture, AllowHostPath: a.set.allowHostPath, AllowSecretPath: a.set.allowSecretPath,
 		AllowDevice: a.set.allowDevice, AllowPrivileged: a.set.allowPrivileged,
 		AuthFile: a.set.registryAuth, CAFile: a.set.registryCA, Mirrors: mirrors, Logger: log,

@@ -23,7 +23,7 @@ func newSupervisor(a *app) *cobra.Command {
 				return err
 			}
 			return linux.RunSupervisor(cmd.Context(), supervisor.Config{
-				StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Logger: log,
+				StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance, Release: release(), Logger: log,
 			})
 		},
 	}

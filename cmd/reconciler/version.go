@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -35,6 +36,7 @@ type supervisorReport struct {
 	StartedAt  time.Time `json:"startedAt"`
 	Containers int       `json:"containers"`
 	Running    int       `json:"running"`
+	Error      string    `json:"error,omitempty"` // why it does not say what it keeps
 }
 
 func newVersion(a *app) *cobra.Command {
@@ -49,8 +51,14 @@ func newVersion(a *app) *cobra.Command {
 			return a.print(report, func() error {
 				a.outf("reconciler %s (%s, %s, libcontainer %s)\n", report.Version, report.Go, report.Platform, report.Libcontainer)
 				for _, s := range report.Supervisors {
-					a.outf("supervisor of %s: pid %d, %s, up %s, keeps %s (%d running)\n",
-						s.Instance, s.Pid, s.Binary, age(time.Now(), s.StartedAt), count(s.Containers, "container"), s.Running)
+					keeps := fmt.Sprintf("keeps %s (%d running)", count(s.Containers, "container"), s.Running)
+					if s.Error != "" {
+						keeps = s.Error
+					}
+					a.outf("supervisor of %s: pid %d, %s, up %s, %s\n", s.Instance, s.Pid, s.Binary, age(time.Now(), s.StartedAt), keeps)
+					if release() != "" && s.Binary != release() {
+						a.outf("  another release: the agent of this one upgrades it in place when it starts\n")
+					}
 				}
 				return nil
 			})
@@ -107,23 +115,26 @@ func (a *app) instances() []supervisor.Config {
 func askSupervisor(ctx context.Context, cfg supervisor.Config) (supervisorReport, bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	client, err := supervisor.Dial(ctx, cfg)
-	if err != nil {
-		return supervisorReport{}, false
-	}
-	v, err := client.Version(ctx)
+	v, err := supervisor.AskVersion(ctx, cfg)
 	if err != nil {
 		return supervisorReport{}, false
 	}
 	r := supervisorReport{
 		Instance: cfg.Instance, RunDir: cfg.RunDir, Pid: v.Pid, Binary: v.Binary, Protocol: v.Protocol, StartedAt: v.StartedAt,
 	}
-	if list, err := client.List(ctx); err == nil {
-		r.Containers = len(list)
-		for _, c := range list {
-			if c.Running {
-				r.Running++
-			}
+	client, err := supervisor.Dial(ctx, cfg)
+	if err != nil {
+		r.Error = err.Error()
+		return r, true
+	}
+	list, err := client.List(ctx)
+	if err != nil {
+		r.Error = err.Error()
+	}
+	r.Containers = len(list)
+	for _, c := range list {
+		if c.Running {
+			r.Running++
 		}
 	}
 	return r, true

@@ -27,6 +27,9 @@ type Config struct {
 	// Self is the command that runs the supervisor of this instance, such as ["/proc/self/exe", "supervisor", …].
 	// Empty: no supervisor is ever started, only one that runs already is used.
 	Self []string
+	// Release is which release Self is, as its supervisor says it too. One of another release is upgraded in place by who
+	// watches. Empty: what the binary was built from.
+	Release string
 	// BridgeCIDR is the IPv4 network of the instance's bridge. The zero Prefix: one that nothing here uses is chosen.
 	BridgeCIDR netip.Prefix
 	// AllowHostPath and AllowSecretPath are the directories below which host paths may be mounted and secrets read.
@@ -177,7 +180,7 @@ func (r *Runtime) supervise(ctx context.Context) (*supervisor.Client, error) {
 }
 
 func (r *Runtime) supervisorConfig() supervisor.Config {
-	return supervisor.Config{StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Instance: r.cfg.Instance, Logger: r.cfg.Logger}
+	return supervisor.Config{StateDir: r.cfg.StateDir, RunDir: r.cfg.RunDir, Instance: r.cfg.Instance, Release: r.cfg.Release, Logger: r.cfg.Logger}
 }
 
 // failure makes a *runtime.Error of err, keeping what it knows already. It returns nil for nil.

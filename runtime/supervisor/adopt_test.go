@@ -264,3 +264,21 @@ func TestWatch(t *testing.T) {
 	cancel()
 	e.ensure()
 }
+
+// A supervisor that has the run directory and does not listen, because it begins or ends, is waited for.
+func TestEnsureBesideAnother(t *testing.T) {
+	e := newEnv(t)
+	if err := e.c.Shutdown(e.ctx(), false); err != nil {
+		t.Fatal(err)
+	}
+	ending := newServer(e.cfg)
+	lock, err := ending.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spawn(e.ctx(), e.cfg, e.self); !errors.Is(err, ErrAlreadyRunning) {
+		t.Errorf("spawn: %v", err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { _ = lock.Close() })
+	e.ensure()
+}

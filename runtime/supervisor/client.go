@@ -25,7 +25,7 @@ func socketPath(cfg Config) string { return filepath.Join(cfg.RunDir, "superviso
 // Dial connects to a running supervisor. Where there is none the error is ErrNotRunning.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{socket: socketPath(cfg)}
-	v, err := c.Version(ctx)
+	v, err := AskVersion(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +233,15 @@ func peerCred(conn *net.UnixConn) (*unix.Ucred, error) {
 // AskVersion asks whatever supervisor runs what it is, whichever version of the protocol it speaks. Where there is none
 // the error is ErrNotRunning.
 func AskVersion(ctx context.Context, cfg Config) (Version, error) {
-	return (&Client{socket: socketPath(cfg)}).Version(ctx)
+	c := &Client{socket: socketPath(cfg)}
+	v, err := c.Version(ctx)
+	for range 3 { // one that was killed before it could answer, which is no reason not to ask the next
+		if !errors.Is(err, errBroken) {
+			break
+		}
+		v, err = c.Version(ctx)
+	}
+	return v, err
 }
 
 // Version says what answers.

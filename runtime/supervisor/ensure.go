@@ -21,6 +21,10 @@ import (
 const (
 	readyEnv  = "RECONCILER_SUPERVISOR_READY" // number of the descriptor that a detached supervisor reports on
 	readyWord = "ready"
+
+	// otherPatience bounds how long another one that begins or ends is waited for, looking every otherPause.
+	otherPatience = 30 * time.Second
+	otherPause    = 50 * time.Millisecond
 )
 
 // Ensure connects to the instance's supervisor, or starts one by executing self (such as
@@ -42,10 +46,21 @@ func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
 		return nil, &runtime.Error{Op: "start the supervisor", Err: err}
 	}
 	defer func() { _ = lock.Close() }()
-	if c, err := Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
-		return c, err
+	for began := time.Now(); ; {
+		if c, err := Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
+			return c, err
+		}
+		err = spawn(ctx, cfg, self)
+		// One that ends, or whose caller died while it began, has the directory and does not listen.
+		if !errors.Is(err, ErrAlreadyRunning) || time.Since(began) > otherPatience {
+			break
+		}
+		select {
+		case <-time.After(otherPause):
+		case <-ctx.Done():
+		}
 	}
-	if err := spawn(ctx, cfg, self); err != nil {
+	if err != nil {
 		return nil, &runtime.Error{
 			Op: "start the supervisor", Err: err, Hint: "see " + filepath.Join(cfg.StateDir, logFile),
 		}
@@ -124,6 +139,9 @@ func spawn(ctx context.Context, cfg Config, self []string) error {
 	case "":
 		return errors.New("it ended before it was ready")
 	default:
+		if strings.HasSuffix(text, ErrAlreadyRunning.Error()) {
+			return &remoteError{text: text, is: ErrAlreadyRunning}
+		}
 		return errors.New(text)
 	}
 }

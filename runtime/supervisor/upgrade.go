@@ -17,8 +17,8 @@ import (
 )
 
 // upgradePatience is how long an upgrade waits for calls under way: a start may wait for its network, a deletion for the
-// end of what it kills.
-const upgradePatience = 20 * time.Second
+// end of what it kills. Others wait meanwhile, probes among them, so it is short: an upgrade is tried again.
+const upgradePatience = 5 * time.Second
 
 // upgradeBody asks for another binary, whose file comes along, in place of this one.
 type upgradeBody struct {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"reconciler/runtime/network/dns"
 	"reconciler/runtime/supervisor"
@@ -71,17 +72,21 @@ func RunSupervisor(ctx context.Context, cfg supervisor.Config) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		// Without names containers run all the same.
-		err := dns.New(dns.Config{NamesFile: filepath.Join(cfg.RunDir, namesFile), Log: cfg.Logger}).Run(ctx)
-		if err != nil && ctx.Err() == nil && cfg.Logger != nil {
-			cfg.Logger.Error("names are not answered any more", "err", err)
-		}
-	}()
+	var answering sync.WaitGroup
+	var names *dns.Server
+	cfg.Files = func() []*os.File { return names.Sockets() }
+	cfg.Begin = func(sockets []*os.File) {
+		names = dns.New(dns.Config{NamesFile: filepath.Join(cfg.RunDir, namesFile), Sockets: sockets, Log: cfg.Logger})
+		answering.Go(func() {
+			// Without names containers run all the same.
+			err := names.Run(ctx)
+			if err != nil && ctx.Err() == nil && cfg.Logger != nil {
+				cfg.Logger.Error("names are not answered any more", "err", err)
+			}
+		})
+	}
 	err := supervisor.Run(ctx, cfg)
 	cancel()
-	<-answered
+	answering.Wait()
 	return err
 }

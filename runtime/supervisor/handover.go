@@ -31,6 +31,7 @@ type handover struct {
 	Listener int          `json:"listener"`
 	Runs     []handedRun  `json:"runs"`
 	Waits    []handedWait `json:"waits"`
+	Files    []int        `json:"files"` // those of Config.Files
 }
 
 // handedRun is a container that runs.
@@ -61,6 +62,12 @@ func (s *server) handOver() (h handover, fds []int, err error) {
 		return fd
 	}
 	h.Lock, h.Listener = dup(s.dirLock), dup(s.listener)
+	if s.cfg.Files != nil {
+		for _, f := range s.cfg.Files() {
+			h.Files = append(h.Files, dup(f))
+			_ = f.Close()
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
@@ -132,7 +139,7 @@ func readHandover(f *os.File) (h handover, err error) {
 }
 
 func (h *handover) fds() []int {
-	fds := []int{h.Lock, h.Listener}
+	fds := append([]int{h.Lock, h.Listener}, h.Files...)
 	for _, r := range h.Runs {
 		fds = append(fds, r.FDs...)
 	}

@@ -79,6 +79,13 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 		return err
 	}
 	s := newServer(cfg)
+	if cfg.Begin != nil {
+		var files []*os.File
+		if handed != nil {
+			files = openFDs(handed.Files...)
+		}
+		cfg.Begin(files)
+	}
 	if handed != nil {
 		s.dirLock, s.since = os.NewFile(uintptr(handed.Lock), s.dir), handed.Since
 	} else if s.dirLock, err = s.lock(); err != nil {

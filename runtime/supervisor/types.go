@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"strconv"
 	"time"
 
@@ -25,6 +26,11 @@ type Config struct {
 	Instance string // names its cgroup, /reconciler/<instance>/supervisor
 	Release  string // which release this binary is; empty: what it was built from
 	Logger   *slog.Logger
+
+	// Begin, if not nil, is called once when Run begins, with the files that Files returned in the release that ran in this
+	// process before; nil where there was none. Files returns what the next one is to have; they are closed.
+	Begin func([]*os.File)
+	Files func() []*os.File
 }
 
 // StartRequest asks for a container to be started.

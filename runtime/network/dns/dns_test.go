@@ -361,3 +361,60 @@ func BenchmarkAnswer(b *testing.B) {
 		}
 	}
 }
+
+// Another server goes on with the sockets of one that ended: who asked in between is answered, by UDP and TCP.
+func TestInheritedSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "names.json")
+	if err := dns.WriteNames(path, names()); err != nil {
+		t.Fatal(err)
+	}
+	serve := func(sockets []*os.File) (s *dns.Server, end func()) {
+		s = dns.New(dns.Config{NamesFile: path, Sockets: sockets, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		return s, func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	first, end := serve(nil)
+	if _, err := askAt(server, web, "udp", "db.shop.", mdns.TypeA, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	sockets := first.Sockets()
+	end()
+	if len(sockets) != 2 {
+		t.Fatalf("%d sockets", len(sockets))
+	}
+	type answer struct {
+		r   *mdns.Msg
+		err error
+	}
+	answers := make(chan answer, 2)
+	for _, protocol := range []string{"udp", "tcp"} {
+		at := netip.AddrPortFrom(server, 53).String()
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), protocol, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		dc := &mdns.Conn{Conn: conn}
+		if err := dc.WriteMsg(new(mdns.Msg).SetQuestion("db.shop.", mdns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			r, err := dc.ReadMsg()
+			answers <- answer{r, err}
+		}()
+	}
+	_, end = serve(sockets)
+	defer end()
+	for range 2 {
+		if a := <-answers; a.err != nil || len(a.r.Answer) != 1 {
+			t.Errorf("asked meanwhile: %v, %v", a.r, a.err)
+		}
+	}
+}

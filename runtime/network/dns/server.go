@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -22,7 +24,10 @@ type Config struct {
 	NamesFile string
 	// ResolvConf names the servers that get all other questions; empty: /etc/resolv.conf.
 	ResolvConf string
-	Log        *slog.Logger
+	// Sockets are what another Server's Sockets returned, which ran in this process before another program was executed in
+	// it. Who asked meanwhile has waited and is answered.
+	Sockets []*os.File
+	Log     *slog.Logger
 }
 
 // Server answers names.
@@ -31,6 +36,9 @@ type Server struct {
 	names     *file[*index]
 	upstreams *file[[]string]
 	waiting   waiting
+
+	mu   sync.Mutex
+	open map[netip.Addr]*listener
 }
 
 // New returns a server that does nothing yet.
@@ -41,6 +49,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg:       cfg,
 		names:     &file[*index]{path: cfg.NamesFile, parse: parseNames},
+		open:      map[netip.Addr]*listener{},
 		upstreams: &file[[]string]{path: cfg.ResolvConf, parse: parseResolvConf},
 	}
 }
@@ -50,6 +59,16 @@ const retryAfter = 5 * time.Second
 
 // Run answers until ctx ends. It listens on what the names file says, also when that changes.
 func (s *Server) Run(ctx context.Context) error {
+	left := inherit(s.cfg.Sockets)
+	defer func() {
+		left.close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for a, l := range s.open {
+			l.close()
+			delete(s.open, a)
+		}
+	}()
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("answer names: %w", err)
@@ -58,15 +77,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := watcher.Add(filepath.Dir(s.cfg.NamesFile)); err != nil {
 		return fmt.Errorf("answer names: watch %s: %w", filepath.Dir(s.cfg.NamesFile), err)
 	}
-	open := map[netip.Addr]*listener{}
-	defer func() {
-		for _, l := range open {
-			l.close()
-		}
-	}()
 	var said string
 	for {
-		err := s.listen(ctx, open)
+		err := s.listen(ctx, left)
+		left.close() // what the names file does not ask for
 		if text := fmt.Sprint(err); err != nil && text != said {
 			s.cfg.Log.Warn("names are not answered everywhere", "error", err)
 		}
@@ -93,7 +107,9 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // listen opens and closes listeners until they are those of the names file.
-func (s *Server) listen(ctx context.Context, open map[netip.Addr]*listener) error {
+func (s *Server) listen(ctx context.Context, left inherited) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	x, err := s.names.get()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing to answer yet
@@ -101,22 +117,22 @@ func (s *Server) listen(ctx context.Context, open map[netip.Addr]*listener) erro
 	if x == nil {
 		return fmt.Errorf("read %s: %w", s.cfg.NamesFile, err)
 	}
-	for a, l := range open {
+	for a, l := range s.open {
 		if !slices.Contains(x.names.Listen, a) {
 			l.close()
-			delete(open, a)
+			delete(s.open, a)
 		}
 	}
 	for _, a := range x.names.Listen {
-		if open[a] != nil {
+		if s.open[a] != nil {
 			continue
 		}
-		l, lerr := listenOn(ctx, a, s)
+		l, lerr := listenOn(ctx, a, left, s)
 		if lerr != nil {
 			err = errors.Join(err, lerr)
 			continue
 		}
-		open[a] = l
+		s.open[a] = l
 	}
 	return err
 }

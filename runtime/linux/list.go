@@ -67,9 +67,13 @@ func (r *Runtime) entries(prefix string) ([]entry, error) {
 	return entries, errors.Join(errs...)
 }
 
-// supervised returns what the supervisor knows; nothing if none runs.
+// supervised returns what the supervisor knows; nothing if none runs. Who watches acts on what is listed: where one died and
+// left containers, the next one tells how they are and how they ended meanwhile, and is waited for.
 func (r *Runtime) supervised(ctx context.Context) (map[runtime.ID]supervisor.State, error) {
 	client, err := supervisor.Dial(ctx, r.supervisorConfig())
+	if errors.Is(err, supervisor.ErrNotRunning) && r.holding.Load() && supervisor.LeftBehind(r.supervisorConfig()) {
+		client, err = r.supervise(ctx)
+	}
 	if errors.Is(err, supervisor.ErrNotRunning) {
 		return nil, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"reconciler/runtime"
 	"reconciler/runtime/idrange"
@@ -65,6 +66,7 @@ type Runtime struct {
 	swept    sync.Once
 	changes  *broadcast
 	holds    sync.Mutex // held by the Watch that holds what the supervisor has
+	holding  atomic.Bool
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)

@@ -24,8 +24,10 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	own := r.changes.subscribe(ctx)
 	var held sync.WaitGroup
 	if r.holds.TryLock() {
+		r.holding.Store(true)
 		held.Go(func() {
 			defer r.holds.Unlock()
+			defer r.holding.Store(false)
 			supervisor.NewHolder(r.supervisorConfig(), r.cfg.Self).Run(ctx)
 		})
 	}

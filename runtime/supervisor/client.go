@@ -147,7 +147,7 @@ func (c *Client) Update(ctx context.Context, id runtime.ID, limits runtime.Resou
 // List returns every container that was started and not deleted, sorted by ID.
 func (c *Client) List(ctx context.Context) ([]State, error) {
 	var s []State
-	err := c.call(ctx, opList, struct{}{}, &s)
+	err := askAgain(func() error { return c.call(ctx, opList, struct{}{}, &s) })
 	return s, err
 }
 
@@ -233,15 +233,25 @@ func peerCred(conn *net.UnixConn) (*unix.Ucred, error) {
 // AskVersion asks whatever supervisor runs what it is, whichever version of the protocol it speaks. Where there is none
 // the error is ErrNotRunning.
 func AskVersion(ctx context.Context, cfg Config) (Version, error) {
-	c := &Client{socket: socketPath(cfg)}
-	v, err := c.Version(ctx)
-	for range 3 { // one that was killed before it could answer, which is no reason not to ask the next
+	var v Version
+	err := askAgain(func() error {
+		var err error
+		v, err = (&Client{socket: socketPath(cfg)}).Version(ctx)
+		return err
+	})
+	return v, err
+}
+
+// askAgain asks what changes nothing again where a supervisor was killed before it could answer: there may be another.
+func askAgain(ask func() error) error {
+	err := ask()
+	for range 3 {
 		if !errors.Is(err, errBroken) {
 			break
 		}
-		v, err = c.Version(ctx)
+		err = ask()
 	}
-	return v, err
+	return err
 }
 
 // Version says what answers.

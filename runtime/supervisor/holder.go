@@ -107,7 +107,7 @@ func (h *Holder) revive(ctx context.Context) error {
 		}
 		return nil // one that was not can be held all the same
 	}
-	if !errors.Is(err, ErrNotRunning) || len(h.self) == 0 || !leftBehind(h.cfg) {
+	if !errors.Is(err, ErrNotRunning) || len(h.self) == 0 || !LeftBehind(h.cfg) {
 		return err
 	}
 	h.log.Warn("the supervisor is gone, starting another: containers run on")
@@ -115,8 +115,8 @@ func (h *Holder) revive(ctx context.Context) error {
 	return err
 }
 
-// leftBehind reports whether a supervisor left containers in the run directory.
-func leftBehind(cfg Config) bool {
+// LeftBehind reports whether a supervisor left containers in the run directory, of which the next one can tell.
+func LeftBehind(cfg Config) bool {
 	entries, err := os.ReadDir(filepath.Join(cfg.RunDir, "supervisor"))
 	return err == nil && len(entries) > 0
 }

@@ -183,7 +183,7 @@ func TestHolderRevives(t *testing.T) {
 	if err := e.c.Shutdown(e.ctx(), true); err != nil {
 		t.Fatal(err)
 	}
-	if leftBehind(e.cfg) {
+	if LeftBehind(e.cfg) {
 		t.Error("a supervisor would be started for nobody")
 	}
 	if entries, err := os.ReadDir(filepath.Join(e.cfg.RunDir, "supervisor")); err == nil {

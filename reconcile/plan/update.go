@@ -66,7 +66,8 @@ func (c *computation) exclusive(w *work) string {
 	return ""
 }
 
-// isGood reports whether s is what an update of w goes back to: it proved itself, as is known or can be seen.
+// isGood reports whether s is what an update of w goes back to: it proved itself, as is known, or does well as far as can be
+// seen.
 func (c *computation) isGood(w *work, s *runtime.Status) bool {
 	of := c.madeFrom(w, s)
 	switch {
@@ -77,7 +78,8 @@ func (c *computation) isGood(w *work, s *runtime.Status) bool {
 	}
 	switch s.State {
 	case runtime.StateRunning:
-		return c.judge(of, s).proven
+		j := c.judge(of, s)
+		return j.proven || j.ready && s.Ran >= shortestProof
 	case runtime.StateExited:
 		return s.Ran >= shortestProof
 	default:

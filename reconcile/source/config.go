@@ -63,6 +63,8 @@ type Source struct {
 	at     location
 	subdir string // Path, cleaned
 	log    *slog.Logger
+	// lookAgain is the time between looks for a watched path that is not there.
+	lookAgain time.Duration
 
 	// fetching is held by whoever changes the clone or looks for a new revision.
 	fetching sync.Mutex
@@ -87,7 +89,7 @@ func Open(cfg Config) (*Source, error) {
 	cfg.Branch = strings.TrimPrefix(cmp.Or(cfg.Branch, DefaultBranch), "refs/heads/")
 	cfg.Interval = cmp.Or(cfg.Interval, DefaultInterval)
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
-	s := &Source{cfg: cfg, at: at, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))}
+	s := &Source{cfg: cfg, at: at, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), lookAgain: watchAgain}
 	bad := func(format string, args ...any) error {
 		return &Error{Op: "open", URL: at.display, Err: fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)}
 	}
@@ -127,7 +129,7 @@ func OpenLocal(dir string) (*Source, error) {
 	at := location{kind: kindGitDir, dir: dir, display: dir}
 	s := &Source{
 		cfg: Config{URL: dir, Interval: DefaultInterval, Timeout: DefaultTimeout},
-		at:  at, subdir: ".", log: slog.New(slog.DiscardHandler), local: true,
+		at:  at, subdir: ".", log: slog.New(slog.DiscardHandler), local: true, lookAgain: watchAgain,
 	}
 	git, err := discover(dir)
 	if err != nil {

@@ -25,7 +25,7 @@ func TestPollsKeepNothing(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			polls := 60
 			if w.name == "ssh" { // each of which is a login
-				polls = 12
+				polls = 8
 			}
 			r := sourcetest.NewRepo(t)
 			r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})

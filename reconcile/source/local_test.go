@@ -270,6 +270,7 @@ func TestWatchWhatIsReplaced(t *testing.T) {
 			path, change := c(t)
 			change("one")
 			s := open(t, source.Config{URL: path})
+			source.LookOften(s)
 			hints, err := s.Watch(t.Context())
 			if err != nil {
 				t.Fatal(err)

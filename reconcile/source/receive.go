@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,12 +57,15 @@ func (s *Source) receive(dir string, talk *conversation, r request) (err error) 
 			return err
 		}
 	}
+	limit := slowest * s.cfg.Timeout
+	slow := time.AfterFunc(limit, func() { talk.cancel(tooSlow(limit)) }) // what comes before the pack is small
 	res, err := talk.UploadPack(talk.ctx, req)
+	slow.Stop()
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(talk.ctx), err)
 	}
 	defer func() { err = errors.Join(err, res.Close()) }()
-	from := newPaced(res, slowest*s.cfg.Timeout, talk.cancel)
+	from := newPaced(res, limit, talk.cancel)
 	defer from.timer.Stop()
 	var stream io.Reader = from
 	switch {
@@ -102,9 +106,11 @@ type paced struct {
 }
 
 func newPaced(r io.Reader, limit time.Duration, giveUp func(error)) *paced {
-	return &paced{Reader: r, limit: limit, timer: time.AfterFunc(limit, func() {
-		giveUp(fmt.Errorf("%w: it sent less than %d bytes in %s", ErrUnreachable, minPace, limit))
-	})}
+	return &paced{Reader: r, limit: limit, timer: time.AfterFunc(limit, func() { giveUp(tooSlow(limit)) })}
+}
+
+func tooSlow(limit time.Duration) error {
+	return fmt.Errorf("%w: it sent less than %d bytes in %s", ErrUnreachable, minPace, limit)
 }
 
 func (p *paced) Read(b []byte) (int, error) {

@@ -100,7 +100,7 @@ func (w *watcher) add(dir string, deep bool) {
 
 func (w *watcher) run(ctx context.Context) {
 	defer func() { _ = w.notes.Close() }()
-	look := time.NewTicker(watchAgain)
+	look := time.NewTicker(w.src.lookAgain)
 	defer look.Stop()
 	over := time.NewTimer(time.Hour) // when the burst that is going on ends
 	over.Stop()

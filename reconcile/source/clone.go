@@ -37,18 +37,10 @@ func (s *Source) openClone() (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := st.sto.Config()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	remote := cfg.Remotes["origin"]
-	head, err := st.sto.Reference(plumbing.HEAD)
-	if remote == nil || len(remote.URLs) != 1 || err != nil {
-		return nil, fmt.Errorf("%w: %s does not say what it is a clone of", ErrCorrupt, dir)
-	}
-	if remote.URLs[0] != s.at.display || head.Target() != plumbing.NewBranchReferenceName(s.cfg.Branch) {
-		s.log.Info("the clone is of another repository or branch and is made again", "url", s.at.display, "branch", s.cfg.Branch,
-			"was", remote.URLs[0]+" "+head.Target().Short())
+	if whose, err := s.owner(st); err != nil {
+		return nil, err
+	} else if whose != "" {
+		s.log.Info("the clone is of another repository or branch and is made again", "url", s.at.display, "branch", s.cfg.Branch, "was", whose)
 		st.close()
 		return nil, nil //nolint:nilnil // nothing there that can be used
 	}
@@ -63,6 +55,18 @@ func (s *Source) openClone() (*store, error) {
 		return nil, err
 	}
 	return s.replace(st), nil
+}
+
+// owner returns what a clone is of, if that is not what s follows: `plan --branch other` beside an agent changes it.
+func (s *Source) owner(st *store) (string, error) {
+	url, branch, err := st.origin()
+	if err != nil {
+		return "", err
+	}
+	if url == s.at.display && branch == plumbing.NewBranchReferenceName(s.cfg.Branch) {
+		return "", nil
+	}
+	return url + " " + branch.Short(), nil
 }
 
 // cloneAnew clones into a directory beside the clone and puts it in the clone's place. Trees that were handed out go on

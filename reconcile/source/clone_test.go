@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,6 +160,29 @@ func TestCorruptClone(t *testing.T) {
 		"config torn":  func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "config"), []byte("[core\x00")) },
 		"is a file":    func(t *testing.T, dir string) { remove(t, dir, "."); replace(t, dir, nil) },
 		"half a clone": func(t *testing.T, dir string) { remove(t, dir, "refs"); remove(t, dir, "objects") },
+		"HEAD garbage": func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "HEAD"), []byte("\x1b[31m\x00")) },
+		"no pack": func(t *testing.T, dir string) {
+			for _, name := range glob(t, dir, "objects/pack/*.pack") {
+				remove(t, name, ".")
+			}
+		},
+		"no index": func(t *testing.T, dir string) {
+			for _, name := range glob(t, dir, "objects/pack/*.idx") {
+				remove(t, name, ".")
+			}
+		},
+		"locks left": func(t *testing.T, dir string) {
+			for _, name := range []string{"HEAD", "config", "shallow", "refs/heads/main", "packed-refs"} {
+				replace(t, filepath.Join(dir, name+".lock"), nil)
+			}
+		},
+		"all files empty": func(t *testing.T, dir string) {
+			for _, name := range append(glob(t, dir, "objects/pack/*"), glob(t, dir, "[a-zH]*")...) {
+				if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+					replace(t, name, nil)
+				}
+			}
+		},
 		"shallow torn": func(t *testing.T, dir string) { replace(t, filepath.Join(dir, "shallow"), []byte("zz")) },
 	}
 	r := sourcetest.NewRepo(t)
@@ -284,5 +308,33 @@ func remove(t *testing.T, dir, name string) {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Two that follow different branches on one state directory, as an agent and `plan --branch other` beside it: each makes
+// the clone its own, and neither takes it for damaged.
+func TestCloneChangesHands(t *testing.T) {
+	t.Parallel()
+	r := sourcetest.NewRepo(t)
+	first := r.CommitPush("one", sourcetest.Files{"a.yaml": "1"})
+	r.Git("checkout", "--quiet", "-b", "other")
+	elsewhere := r.Commit("elsewhere", sourcetest.Files{"b.yaml": "2"})
+	r.Git("push", "--quiet", "origin", "other")
+	r.Git("checkout", "--quiet", "main")
+	var log bytes.Buffer
+	cfg := source.Config{
+		URL: sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), StateDir: t.TempDir(),
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	agent := open(t, cfg)
+	fetched(t, agent, first)
+	cfg.Branch = "other"
+	beside := open(t, cfg)
+	fetched(t, beside, elsewhere)
+	fetched(t, agent, first)
+	fetched(t, beside, elsewhere)
+	fetched(t, agent, r.CommitPush("two", sourcetest.Files{"a.yaml": "2"}))
+	if text := log.String(); strings.Contains(text, "damaged") || !strings.Contains(text, "another") {
+		t.Errorf("logged:\n%s", text)
 	}
 }

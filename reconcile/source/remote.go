@@ -92,12 +92,9 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 		return manifest.Revision{}, err
 	}
 	defer unlock()
-	st := s.current()
-	if st == nil {
-		if st, err = s.openClone(); err != nil {
-			s.log.Warn("the clone is damaged and is made again", "url", s.at.display, "error", err)
-			st = nil
-		}
+	st, err := s.usableClone()
+	if err != nil {
+		s.log.Warn("the clone is damaged and is made again", "url", s.at.display, "error", err)
 	}
 	if damage := s.damage(); st != nil && damage != nil {
 		s.log.Warn("the clone is damaged and is made again", "url", s.at.display, "error", damage)
@@ -122,6 +119,22 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 		return s.cloneAnew(again)
 	}
 	return rev, err
+}
+
+// usableClone returns the clone to go on with; nil where it is to be made.
+func (s *Source) usableClone() (*store, error) {
+	st := s.current()
+	if st == nil {
+		return s.openClone()
+	}
+	whose, err := s.owner(st)
+	if err == nil && whose == "" {
+		return st, nil
+	}
+	if err == nil {
+		s.log.Info("another process made the clone one of another repository or branch: it is made again", "url", s.at.display, "was", whose)
+	}
+	return nil, err
 }
 
 // update brings the clone up to the branch.

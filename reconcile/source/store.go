@@ -191,6 +191,22 @@ func (s *store) reference(name plumbing.ReferenceName) (plumbing.Hash, error) {
 	return ref.Hash(), nil
 }
 
+// origin returns which repository and branch a clone is of.
+func (s *store) origin() (url string, branch plumbing.ReferenceName, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cfg, err := s.sto.Config()
+	if err != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	remote := cfg.Remotes["origin"]
+	head, err := s.sto.Reference(plumbing.HEAD)
+	if remote == nil || len(remote.URLs) != 1 || err != nil {
+		return "", "", fmt.Errorf("%w: %s does not say what it is a clone of", ErrCorrupt, s.at.dir)
+	}
+	return remote.URLs[0], head.Target(), nil
+}
+
 // branches returns the names of all branches.
 func (s *store) branches() ([]string, error) {
 	s.mu.Lock()

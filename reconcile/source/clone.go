@@ -37,9 +37,11 @@ func (s *Source) openClone() (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if whose, err := s.owner(st); err != nil {
+	whose, err := s.owner(st)
+	switch {
+	case err != nil:
 		return nil, err
-	} else if whose != "" {
+	case whose != "":
 		s.log.Info("the clone is of another repository or branch and is made again", "url", s.at.display, "branch", s.cfg.Branch, "was", whose)
 		st.close()
 		return nil, nil //nolint:nilnil // nothing there that can be used

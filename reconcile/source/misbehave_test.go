@@ -97,6 +97,11 @@ func TestServersThatMisbehave(t *testing.T) {
 				}
 			}
 		}, source.ErrUnreachable},
+		{"sends in circles", false, func(http.Handler) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				http.Redirect(w, req, req.URL.RequestURI(), http.StatusTemporaryRedirect)
+			}
+		}, source.ErrUnreachable},
 		{"is down", false, func(http.Handler) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 		}, source.ErrUnreachable},

@@ -233,12 +233,13 @@ func (s *Store) pull(ctx context.Context, r Request, want runtime.Platform, prog
 func (s *Store) fetchShared(ctx context.Context, l *lease, src *source, d v1.Descriptor, progress func(int64)) error {
 	var last int64
 	// Keyed by registry too: a registry that fails must not fail a pull from another one.
-	key := d.Digest.String() + "@" + src.endpoints[0].String()
+	registry := src.endpoints[0].String()
+	key := d.Digest.String() + "@" + registry
 	_, err := s.fetches.do(ctx, key, func(n, _ int64) {
 		progress(n - last)
 		last = n
 	}, func(ctx context.Context, report func(int64, int64)) (Image, error) {
-		free, err := s.slot(ctx)
+		free, err := s.slot(ctx, registry)
 		if err != nil {
 			return Image{}, err
 		}

@@ -18,14 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// stallTimeout is how long a download may stand still before the connection is given up.
-	stallTimeout = 30 * time.Second
-	// fetchAttempts is how often in a row a download may break off without a byte of progress.
-	fetchAttempts = 4
-)
-
-var errStalled = fmt.Errorf("no data for %s", stallTimeout)
+// fetchAttempts is how often in a row a download may break off without progress worth the name.
+const fetchAttempts = 4
 
 // source is the registries that a pull's blobs may come from: the one that knew the manifest, then the others, which
 // are spoken to only when they are needed.
@@ -214,7 +208,7 @@ func (p *partial) from(ctx context.Context, sess *session) error {
 		if disk(err) || errors.As(err, &status) && !status.Temporary() {
 			return err
 		}
-		if p.have > before {
+		if p.have-before >= minPace {
 			failures = 0
 		} else if failures++; failures >= fetchAttempts {
 			return err
@@ -230,12 +224,10 @@ func (p *partial) from(ctx context.Context, sess *session) error {
 }
 
 // attempt makes one request for what is missing and writes what comes.
-func (p *partial) attempt(parent context.Context, sess *session) error {
+func (p *partial) attempt(ctx context.Context, sess *session) error {
 	if p.have == p.want.Size {
 		return nil
 	}
-	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
 	repo := sess.ref.Context()
 	url := "https://" + repo.RegistryStr() + "/v2/" + repo.RepositoryStr() + "/blobs/" + p.want.Digest.String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -267,14 +259,11 @@ func (p *partial) attempt(parent context.Context, sess *session) error {
 	default:
 		return sess.explain(transport.CheckError(resp, http.StatusOK))
 	}
-	watchdog := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
-	defer watchdog.Stop()
 	body := io.LimitReader(resp.Body, p.want.Size-p.have+1)
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
-			watchdog.Reset(stallTimeout)
 			if p.have+int64(n) > p.want.Size {
 				return badImage("blob %s is larger than the %d bytes that its manifest says", p.want.Digest, p.want.Size)
 			}
@@ -289,9 +278,6 @@ func (p *partial) attempt(parent context.Context, sess *session) error {
 			return nil
 		}
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
 			return err
 		}
 	}

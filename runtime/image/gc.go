@@ -292,7 +292,7 @@ func (s *Store) sweepUnmarked(ctx context.Context, p *Pruned, marked map[string]
 		return nil
 	}
 	if err := each(s.layers, func(name, path string, info fs.FileInfo) error {
-		if name == "tmp" || marked["layer "+name] || stays(info) {
+		if name == "tmp" || strings.HasPrefix(name, asidePrefix) || marked["layer "+name] || stays(info) {
 			return nil
 		}
 		if r, ok := s.layer(v1.Hash{Algorithm: "sha256", Hex: name}); ok {

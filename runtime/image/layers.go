@@ -133,14 +133,39 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 		if _, ok := s.layer(chain); ok {
 			return nil // another process was faster
 		}
-		// What is there is torn: nothing can run on it, so it may go.
-		if err = os.Rename(dir, filepath.Join(t.dir, "torn")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err = s.setAside(dir, filepath.Join(t.dir, "torn")); err != nil {
 			return err
 		}
 		err = os.Rename(whole, dir)
 	}
 	if err == nil {
 		err = s.touch(l, dir)
+	}
+	return err
+}
+
+// asidePrefix, with the boot, begins the name of a directory of layers that were replaced, beside the layers.
+const asidePrefix = "aside-"
+
+// setAside makes room for a layer that is unpacked anew. The old one goes to trash only if its record says that it is of
+// another boot: else containers may run on its files, whatever befell the record, and they stay until the next boot.
+func (s *Store) setAside(dir, trash string) error {
+	var r layerRecord
+	b, err := os.ReadFile(filepath.Join(dir, "layer.json"))
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Boot == "" || r.Boot == s.boot {
+		aside := filepath.Join(s.layers, asidePrefix+s.boot)
+		if err = os.MkdirAll(aside, 0o700); err != nil {
+			return err
+		}
+		if aside, err = os.MkdirTemp(aside, ""); err != nil {
+			return err
+		}
+		trash = filepath.Join(aside, filepath.Base(dir))
+		s.log.Warn("the record of an unpacked layer is damaged: it is unpacked again, the old files stay for what runs on them until the next boot",
+			"layer", filepath.Base(dir))
+	}
+	if err = os.Rename(dir, trash); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	return err
 }

@@ -128,8 +128,24 @@ func (s *Store) sweep() error {
 				}
 			}
 		}
-		return nil
+		return s.sweepAside()
 	})
+}
+
+// sweepAside removes the layers that were replaced in another boot: nothing runs on them any more.
+func (s *Store) sweepAside() error {
+	entries, err := os.ReadDir(s.layers)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if boot, ok := strings.CutPrefix(e.Name(), asidePrefix); ok && boot != s.boot {
+			if err := os.RemoveAll(filepath.Join(s.layers, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // held reports whether a living process, this one included, has the file locked.

@@ -185,38 +185,6 @@ func TestResumeAfterTheAgentDied(t *testing.T) {
 	leftovers(t, s)
 }
 
-func TestRegistryThatNeverDelivers(t *testing.T) {
-	reg := newRegistry(t)
-	ref := reg.host + "/web:1"
-	imagetest.Push(t, ref, simple(t, "x"))
-	for name, bend := range map[string]func(http.ResponseWriter, *http.Request){
-		"wrong content": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("y", 10_000)) },
-		"nothing":       func(http.ResponseWriter, *http.Request) {},
-		"server error":  func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadGateway) },
-		"hangs up":      func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			reg.setBend(func(w http.ResponseWriter, q *http.Request, next http.Handler) {
-				if strings.Contains(q.URL.Path, "/blobs/") {
-					bend(w, q)
-					return
-				}
-				next.ServeHTTP(w, q)
-			})
-			s := newStore(t)
-			_, err := s.Ensure(t.Context(), Request{Ref: ref})
-			if err == nil {
-				t.Fatal("it was pulled")
-			}
-			if _, ok, err := s.Find(ref, ""); ok || err != nil {
-				t.Fatalf("a part of it is found: %v", err)
-			}
-			reg.setBend(nil)
-			ensure(t, s, ref) // and when the registry is well again, so is the pull
-		})
-	}
-}
-
 func TestRangesThatAreIgnored(t *testing.T) {
 	reg := newRegistry(t)
 	ref := reg.host + "/big:1"

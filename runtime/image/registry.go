@@ -154,7 +154,7 @@ func (s *Store) transport(e endpoint) (*guarded, error) {
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	g := &guarded{Transport: t}
+	g := &guarded{Transport: t, stall: s.stall}
 	if e.plain {
 		g.plainHost = e.ref.Context().RegistryStr()
 	}
@@ -162,10 +162,11 @@ func (s *Store) transport(e endpoint) (*guarded, error) {
 }
 
 // guarded refuses plain HTTP where it was not asked for: go-containerregistry would fall back to it for private
-// addresses and names that end in .local, and a redirect could ask for it anywhere.
+// addresses and names that end in .local, and a redirect could ask for it anywhere. What comes has to come at some pace.
 type guarded struct {
 	*http.Transport
 	plainHost string
+	stall     time.Duration
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -173,7 +174,25 @@ func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && !loopback(r.URL.Hostname()) && (g.plainHost == "" || r.URL.Host != g.plainHost) {
 		return nil, errPlainHTTP
 	}
-	return g.Transport.RoundTrip(r)
+	if redirects(r) > maxRedirects {
+		return nil, errRedirects
+	}
+	return pace(g.Transport, r, g.stall)
+}
+
+// maxRedirects is what net/http follows by itself; go-containerregistry, which has its own rules, follows without end.
+const maxRedirects = 10
+
+var errRedirects = fmt.Errorf("stopped after %d redirects", maxRedirects)
+
+// redirects returns how many answers led to a request.
+func redirects(r *http.Request) int {
+	n := 0
+	for r.Response != nil && r.Response.Request != nil && n <= maxRedirects {
+		r = r.Response.Request
+		n++
+	}
+	return n
 }
 
 func loopback(host string) bool {

@@ -36,7 +36,7 @@ type Options struct {
 	AllowCapture []string
 	// Platform is what images must be made for. Zero: this server's.
 	Platform runtime.Platform
-	// Parallel is how many layers are downloaded at once by the whole store. Zero: 3.
+	// Parallel is how many layers are downloaded at once from one registry. Zero: 3.
 	Parallel int
 	// MaxLayerSize bounds an unpacked layer, in bytes. Zero: 64 GiB.
 	MaxLayerSize int64
@@ -57,13 +57,17 @@ type Store struct {
 	making sync.Mutex
 	made   bool // the directories are there
 
-	slots     chan struct{} // one for each download
+	slotting sync.Mutex
+	slots    map[string]chan struct{} // for each registry, one for each download: one that hangs holds up no other
+
 	pulls     flights
 	fetches   flights
 	unpacking flights
 
 	// pause is how long a download that broke off waits before it goes on; it doubles.
 	pause time.Duration
+	// stall is how long an answer may take for minPace bytes.
+	stall time.Duration
 	// usage tells how many of 100 parts of the file system are in use.
 	usage func() (int, error)
 }
@@ -84,12 +88,12 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: o, log: o.Logger, images: filepath.Join(dir, "images"), layers: filepath.Join(dir, "layers"),
-		slots: make(chan struct{}, o.Parallel),
+		slots: map[string]chan struct{}{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.usage, s.pause = s.diskUsage, 100*time.Millisecond
+	s.usage, s.pause, s.stall = s.diskUsage, 100*time.Millisecond, stallTimeout
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
@@ -279,11 +283,18 @@ func (s *Store) platform(p *runtime.Platform) runtime.Platform {
 	return normal(*p)
 }
 
-// slot waits until one more download may run.
-func (s *Store) slot(ctx context.Context) (func(), error) {
+// slot waits until one more download from a registry may run.
+func (s *Store) slot(ctx context.Context, registry string) (func(), error) {
+	s.slotting.Lock()
+	slots := s.slots[registry]
+	if slots == nil {
+		slots = make(chan struct{}, s.opts.Parallel)
+		s.slots[registry] = slots
+	}
+	s.slotting.Unlock()
 	select {
-	case s.slots <- struct{}{}:
-		return func() { <-s.slots }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -73,6 +73,9 @@ type Config struct {
 
 	// HintOf says what a person can do about an error of Source; "" where nobody knows. Nil: never.
 	HintOf func(error) string
+	// Gone says, in one word, that an error of Source means that what is followed is not there any more, such as its
+	// branch: that is no failure that passes, and the node is Blocked. "" for every other error. Nil: never.
+	Gone func(error) string
 
 	// Interval is the time between looks at the source; NextPoll, if not nil, says when the next one is instead.
 	Interval time.Duration

@@ -107,11 +107,7 @@ func (l *loop) fetchEnded(got fetched) {
 	if got.err != nil {
 		f.fails++
 		f.next = now.Add(max(delay(f.fails), min(l.cfg.Interval, backoffInitial)))
-		f.last.Error, f.last.Next, f.last.Hint = got.err.Error(), f.next, ""
-		if l.cfg.HintOf != nil {
-			f.last.Hint = l.cfg.HintOf(got.err)
-		}
-		l.count("failed")
+		l.fetchFailed(got.err)
 		l.log.Error("cannot read the source", "error", got.err, "next", f.next.UTC().Format(time.RFC3339))
 		return
 	}
@@ -127,6 +123,23 @@ func (l *loop) fetchEnded(got fetched) {
 	default:
 		l.count("changed")
 		l.loaded(got.set, got.ancestry)
+	}
+}
+
+// fetchFailed notes why the source could not be read. What is in force stays.
+func (l *loop) fetchFailed(err error) {
+	last, before := &l.fetch.last, l.fetch.last.Gone
+	last.Error, last.Next, last.Hint, last.Gone = err.Error(), l.fetch.next, "", ""
+	if l.cfg.HintOf != nil {
+		last.Hint = l.cfg.HintOf(err)
+	}
+	if l.cfg.Gone != nil {
+		last.Gone = l.cfg.Gone(err)
+	}
+	l.count("failed")
+	if last.Gone != "" && last.Gone != before && l.state.Accepted != nil {
+		l.a.counters.add(func(c *Counters) { c.GuardBlocked++ })
+		l.record(journal.Record{Type: journal.TypeNote, Reason: last.Gone, Message: last.Error})
 	}
 }
 

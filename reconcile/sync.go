@@ -152,6 +152,9 @@ func (l *loop) syncResult() (r SyncResult, over bool) {
 	case l.fetch.last.Error != "":
 		r.Outcome, r.Reason, r.Message = SyncFailed, report.ReasonFetchFailed, l.fetch.last.Error
 		r.Hint = l.fetch.last.Hint
+		if l.fetch.last.Gone != "" && l.state.Accepted != nil {
+			r.Outcome, r.Reason = SyncBlocked, l.fetch.last.Gone
+		}
 		return r, true
 	case l.state.Rejected.Revision.Commit != "":
 		s := report.StatusOf(v)

@@ -92,7 +92,7 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 	return reconcile.New(reconcile.Config{
 		Node: a.set.node, Instance: a.set.instance, StateDir: a.set.stateDir,
 		Source: src, SourceInfo: a.sourceInfo(src), Load: a.load,
-		UnknownCommit: unknownCommit, HintOf: source.Hint,
+		UnknownCommit: unknownCommit, HintOf: source.Hint, Gone: source.Gone,
 		Runtime: rt, Facts: facts(rt), Policy: policy, Resolve: rt.Resolve,
 		Collect: func(ctx context.Context, keep []string) error {
 			gone, err := rt.CollectImages(ctx, keep, a.set.imageGCHigh, a.set.imageGCLow)

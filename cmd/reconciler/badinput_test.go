@@ -205,20 +205,21 @@ func TestBadSources(t *testing.T) {
 		name string
 		args []string
 		want string
+		code int
 	}{
-		{"no such place", []string{"--repo", "/no/such/place.git"}, "/no/such/place.git"},
-		{"branch", []string{"--repo", repo.Bare, "--branch", "mian"}, "there is no branch mian; there are: main"},
-		{"path", []string{"--repo", repo.Bare, "--path", "nowhere"}, "nowhere"},
-		{"empty", []string{"--repo", empty.Bare}, "empty"},
-		{"host key", []string{"--repo", ssh, "--git-ssh-key", sshd.Key, "--git-known-hosts", nobody}, "host key"},
-		{"key", []string{"--repo", ssh, "--git-ssh-key", wrong, "--git-known-hosts", sshd.KnownHosts}, "authentication failed"},
-		{"server down", []string{"--repo", "http://127.0.0.1:1/x.git"}, "refused"},
+		{"no such place", []string{"--repo", "/no/such/place.git"}, "/no/such/place.git", 1},
+		{"branch", []string{"--repo", repo.Bare, "--branch", "mian"}, "there is no branch mian; there are: main", 3},
+		{"path", []string{"--repo", repo.Bare, "--path", "nowhere"}, "nowhere", 3},
+		{"empty", []string{"--repo", empty.Bare}, "empty", 3},
+		{"host key", []string{"--repo", ssh, "--git-ssh-key", sshd.Key, "--git-known-hosts", nobody}, "host key", 1},
+		{"key", []string{"--repo", ssh, "--git-ssh-key", wrong, "--git-known-hosts", sshd.KnownHosts}, "authentication failed", 1},
+		{"server down", []string{"--repo", "http://127.0.0.1:1/x.git"}, "refused", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			agent := s.start(tt.args...)
 			r := s.do("sync", "--timeout", patience)
-			if r.code != 1 || !strings.Contains(r.err, tt.want) {
-				t.Errorf("sync: status %d, want 1 and %q\n%s%s", r.code, tt.want, r.out, r.err)
+			if r.code != tt.code || !strings.Contains(r.err, tt.want) || !strings.Contains(r.err, "hint: ") {
+				t.Errorf("sync: status %d, want %d, %q and a hint\n%s%s", r.code, tt.code, tt.want, r.out, r.err)
 			}
 			if st := s.status(); st.LastFetch.OK || !strings.Contains(st.LastFetch.Error, tt.want) || st.NextFetch == nil {
 				t.Errorf("status: %+v", st)

@@ -227,6 +227,9 @@ func TestStatusSaysWhy(t *testing.T) {
 		"rejected": {func(v *View) {
 			v.State.Rejected = journal.Rejection{Revision: manifest.Revision{Commit: "bad"}, Message: "a.yaml:3:1: no"}
 		}, OutOfSync, ReasonRejected, "a.yaml:3:1"},
+		"gone": {func(v *View) {
+			v.Fetch.Error, v.Fetch.Gone, v.Fetch.Hint = "branch not found", "BranchNotFound", "push it"
+		}, Blocked, "BranchNotFound", "push it"},
 		"fetch fails": {func(v *View) { v.Fetch.Error, v.Fetch.Next = "refused", now() }, Synced, ReasonFetchFailed, "next try at 2026"},
 		"behind":      {func(v *View) { v.Fetch.Revision.Commit = "newer" }, OutOfSync, "", ""},
 		"no runtime":  {func(v *View) { v.ObservedError = "no supervisor" }, Unknown, "RuntimeUnavailable", "no supervisor"},

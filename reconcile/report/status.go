@@ -129,6 +129,8 @@ func syncOf(v View, list []*subject) (sync, reason, message string) {
 		return Unknown, ReasonUnavailable, v.ObservedError
 	case v.State.Suspended:
 		return Suspended, Suspended, joinSentences("syncing is suspended; let it go on with: reconciler resume", fetchMessage)
+	case v.Fetch.Gone != "" && accepted != nil:
+		return Blocked, v.Fetch.Gone, joinSentences(fetchMessage, orElse(v.Fetch.Hint, "nothing is removed"))
 	case v.Plan.Blocked != nil:
 		return Blocked, v.Plan.Blocked.Reason, v.Plan.Blocked.Message
 	case v.State.Rejected.Revision.Commit != "":

@@ -44,6 +44,7 @@ type Fetch struct {
 	Time     time.Time
 	Error    string
 	Hint     string // what a person can do about Error
+	Gone     string // in one word, where Error says that what is followed is not there any more
 	Next     time.Time
 }
 

@@ -69,6 +69,20 @@ func Hint(err error) string {
 	return ""
 }
 
+// Gone returns, in one word, what of that which is followed is not at the source any more though the source was reached:
+// its branch, its commits or its path. It is "" for every other error, such as of a server that is down.
+func Gone(err error) string {
+	switch {
+	case errors.Is(err, ErrBranchNotFound):
+		return "BranchNotFound"
+	case errors.Is(err, ErrEmptyRepository):
+		return "EmptyRepository"
+	case errors.Is(err, ErrPathNotFound):
+		return "PathNotFound"
+	}
+	return ""
+}
+
 // hinted is a reason found deep inside, with its hint; Source.fail turns it into an Error.
 type hinted struct {
 	error

@@ -114,8 +114,21 @@ func (a *Agent) drain() []func(*loop) {
 
 // ask has the deciding goroutine run fn, and waits for its answer.
 func (a *Agent) ask(ctx context.Context, fn func(*loop) error) error {
+	return a.request(ctx, func(l *loop) answered { return answered{err: fn(l)} })
+}
+
+// change is ask for what has to be kept: it fails with *NotKeptError where that cannot be written.
+func (a *Agent) change(ctx context.Context, fn func(*loop) error) error {
+	return a.request(ctx, func(l *loop) answered { return answered{err: fn(l), kept: true} })
+}
+
+func (a *Agent) request(ctx context.Context, fn func(*loop) answered) error {
 	answer := make(chan error, 1)
-	if !a.post(func(l *loop) { l.answers = append(l.answers, answered{answer, fn(l)}) }) {
+	if !a.post(func(l *loop) {
+		done := fn(l)
+		done.to = answer
+		l.answers = append(l.answers, done)
+	}) {
 		return ErrNotRunning
 	}
 	select {
@@ -128,8 +141,25 @@ func (a *Agent) ask(ctx context.Context, fn func(*loop) error) error {
 
 // answered is a request whose answer is given once what it changed is on disk.
 type answered struct {
-	to  chan<- error
-	err error
+	to   chan<- error
+	err  error
+	kept bool // what was asked for is to outlive the agent
+}
+
+// NotKeptError says that what was asked for is in force, and that the disk did not take it.
+type NotKeptError struct{ Err error }
+
+// Error says what becomes of it.
+func (e *NotKeptError) Error() string {
+	return "in force, but forgotten if the agent ends before it can be written: " + e.Err.Error()
+}
+
+// Unwrap returns why it cannot be written.
+func (e *NotKeptError) Unwrap() error { return e.Err }
+
+// Hint says what a person can do.
+func (e *NotKeptError) Hint() string {
+	return "make the state directory writable again, such as by freeing space; the agent goes on trying"
 }
 
 // View returns what is known now, with a fresh look at the containers.

@@ -352,6 +352,9 @@ func (l *loop) flush() {
 	l.note("write state", err)
 	l.writeRecords()
 	for _, answer := range l.answers {
+		if answer.kept && answer.err == nil && err != nil {
+			answer.err = &NotKeptError{Err: err}
+		}
 		answer.to <- answer.err
 	}
 	l.answers = nil

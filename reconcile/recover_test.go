@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -185,8 +186,25 @@ func TestUnwritableStateKeepsContainersAlive(t *testing.T) {
 		if s := w.status(); len(s.Warnings) == 0 || !strings.Contains(s.Warnings[0], "write state") {
 			t.Fatalf("status %+v", s)
 		}
+		// Who asks for something that is to last is told that it may not; it is in force all the same.
+		var notKept *NotKeptError
+		if err := w.agent.Suspend(t.Context()); !errors.As(err, &notKept) || notKept.Hint() == "" {
+			t.Errorf("suspended: %v", err)
+		}
+		if s := w.status(); s.Sync != report.Suspended {
+			t.Errorf("status %+v", s)
+		}
+		if commit, err := w.agent.Approve(t.Context(), w.src.head()); !errors.As(err, &notKept) || commit != w.src.head() {
+			t.Errorf("approved %s: %v", commit, err)
+		}
+		if err := w.agent.Restart(t.Context(), manifest.Name{Namespace: manifest.DefaultNamespace, Name: "web"}); err != nil {
+			t.Errorf("what is done at once needs not be kept: %v", err)
+		}
 		if err := os.RemoveAll(bak); err != nil {
 			t.Fatal(err)
+		}
+		if err := w.agent.Resume(t.Context()); err != nil {
+			t.Errorf("resumed: %v", err)
 		}
 		after(time.Minute)
 		if s := w.status(); len(s.Warnings) != 0 {

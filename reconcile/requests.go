@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,7 +42,7 @@ const minCommit = 7
 func (a *Agent) Approve(ctx context.Context, commit string) (string, error) {
 	var full string
 	digits := strings.TrimPrefix(commit, "dir:")
-	err := a.ask(ctx, func(l *loop) error {
+	err := a.change(ctx, func(l *loop) error {
 		for _, seen := range []string{l.fetch.last.Revision.Commit, l.state.Rejected.Revision.Commit, l.state.AcceptedRevision.Commit} {
 			if len(digits) >= minCommit && strings.HasPrefix(strings.TrimPrefix(seen, "dir:"), digits) {
 				full = seen
@@ -63,6 +64,9 @@ func (a *Agent) Approve(ctx context.Context, commit string) (string, error) {
 		l.record(journal.Record{Type: journal.TypeVerb, Commit: full, Reason: "Approved", Message: "commit approved on this node"})
 		return nil
 	})
+	if notKept, ok := errors.AsType[*NotKeptError](err); ok {
+		return full, notKept
+	}
 	if err != nil {
 		return "", err // after ctx has ended the answer may still be being written
 	}
@@ -125,7 +129,7 @@ func (a *Agent) Suspend(ctx context.Context) error { return a.suspend(ctx, true)
 func (a *Agent) Resume(ctx context.Context) error { return a.suspend(ctx, false) }
 
 func (a *Agent) suspend(ctx context.Context, on bool) error {
-	return a.ask(ctx, func(l *loop) error {
+	return a.change(ctx, func(l *loop) error {
 		if l.state.Suspended == on {
 			return nil
 		}

@@ -49,11 +49,14 @@ func asError(err error) *Error {
 	e := &Error{Message: err.Error(), Reason: ReasonInternal, Status: http.StatusInternalServerError}
 	var notFound *reconcile.NotFoundError
 	var usage *reconcile.UsageError
+	var notKept *reconcile.NotKeptError
 	switch {
 	case errors.As(err, &notFound):
 		e.Reason, e.Status, e.Hint = ReasonNotFound, http.StatusNotFound, notFound.Hint()
 	case errors.As(err, &usage):
 		e.Reason, e.Status, e.Hint = ReasonInvalid, http.StatusBadRequest, usage.Hint()
+	case errors.As(err, &notKept):
+		e.Hint = notKept.Hint()
 	case errors.Is(err, reconcile.ErrNotRunning), errors.Is(err, context.Canceled): // the latter: it stops, or nobody listens
 		e.Message, e.Reason, e.Status = reconcile.ErrNotRunning.Error(), ReasonUnavailable, http.StatusServiceUnavailable
 	}

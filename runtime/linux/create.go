@@ -223,9 +223,9 @@ func (r *Runtime) sweep(ctx context.Context) {
 		var known []runtime.ID
 		for _, e := range entries {
 			dir := filepath.Join(r.state.containers(), e.Name())
-			_, statErr := os.Lstat(filepath.Join(dir, specFile))
+			_, readErr := r.state.read(runtime.ID(e.Name()))
 			switch {
-			case e.Name()[0] == '.' || errors.Is(statErr, fs.ErrNotExist):
+			case e.Name()[0] == '.' || r.isNone(runtime.ID(e.Name()), readErr):
 				r.log.Info("sweeping what is left of a container", "path", dir)
 				if err = os.RemoveAll(dir); err != nil {
 					r.log.Warn("cannot sweep leftovers", "path", dir, "err", err)

@@ -42,7 +42,8 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 	return statuses, nil
 }
 
-// entries returns every container that is whole and whose ID begins with prefix; with an error those that could be read.
+// entries returns every container that is whole and whose ID begins with prefix; with an error those that could be read. One
+// whose record says nothing any more is none, unless it is in the kernel: then nobody knows whose it is, and that is an error.
 func (r *Runtime) entries(prefix string) ([]entry, error) {
 	ids, err := r.state.ids()
 	if err != nil {
@@ -55,8 +56,8 @@ func (r *Runtime) entries(prefix string) ([]entry, error) {
 			continue
 		}
 		e, err := r.state.read(id)
-		if errors.Is(err, runtime.ErrNotFound) {
-			continue // half made or half removed
+		if r.isNone(id, err) {
+			continue
 		}
 		if err != nil {
 			errs = append(errs, &runtime.Error{Op: "read container " + string(id), ID: id, Err: err})
@@ -65,6 +66,12 @@ func (r *Runtime) entries(prefix string) ([]entry, error) {
 		entries = append(entries, e)
 	}
 	return entries, errors.Join(errs...)
+}
+
+// isNone says of an error of reading a container that there is none: half made, half removed, or damaged and not running.
+func (r *Runtime) isNone(id runtime.ID, err error) bool {
+	var bad *damagedError
+	return errors.Is(err, runtime.ErrNotFound) || errors.As(err, &bad) && !r.inKernel(id)
 }
 
 // supervised returns what the supervisor knows; nothing if none runs. Who watches acts on what is listed: where one died and
@@ -120,6 +127,9 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 	case e.last.Starts > 0:
 		st.State, st.StartedAt = runtime.StateExited, e.last.StartedAt
 		exit, ended, err := supervisor.ReadExit(r.state.dir(e.ID))
+		if errors.Is(err, supervisor.ErrDamaged) {
+			st.Warnings, ended, err = append(st.Warnings, err.Error()), false, nil
+		}
 		if err != nil {
 			return runtime.Status{}, err
 		}

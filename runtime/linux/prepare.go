@@ -210,19 +210,12 @@ func (r *Runtime) usersOfVolumes(spec runtime.Spec) (rootfs.VolumeUsers, error) 
 
 // volumeUsers tells who mounts a volume, of the containers that there are now.
 func (r *Runtime) volumeUsers() (rootfs.VolumeUsers, error) {
-	ids, err := r.state.ids()
+	entries, err := r.entries()
 	if err != nil {
 		return nil, err
 	}
 	users := map[string][]runtime.Name{}
-	for _, id := range ids {
-		e, err := r.state.read(id)
-		if errors.Is(err, runtime.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
+	for _, e := range entries {
 		for _, m := range e.Spec.Mounts {
 			if m.Volume != nil {
 				key := e.Spec.Name.Namespace + "/" + m.Volume.Name

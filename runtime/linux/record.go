@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
@@ -118,6 +120,9 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	}
 	var e entry
 	rec, err := readCached(&s.cache.records, filepath.Join(s.dir(id), specFile), func(r record) int { return r.Version })
+	if bad, ok := errors.AsType[*damagedError](err); ok {
+		rec, err = s.named(id, bad)
+	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return entry{}, runtime.ErrNotFound
@@ -126,6 +131,13 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	}
 	e.record = rec
 	e.last, err = readCached(&s.cache.runs, filepath.Join(s.dir(id), runFile), func(r run) int { return r.Version })
+	if bad, ok := errors.AsType[*damagedError](err); ok {
+		// It was started, more is not known: the supervisor knows whether it runs.
+		e.last, err = run{Version: recordVersion, Starts: 1, Warnings: []string{bad.Error()}}, nil
+		if c := s.config(id); c.Linux != nil && len(c.Linux.UIDMappings) > 0 {
+			e.last.FirstID = c.Linux.UIDMappings[0].HostID
+		}
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return entry{}, err
 	}
@@ -137,6 +149,56 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	_, err = os.Lstat(filepath.Join(s.dir(id), removingFile))
 	e.removing = err == nil
 	return e, nil
+}
+
+// damagedError says that a file of ours holds what nobody wrote: a power cut or a bad disk left it so.
+type damagedError struct {
+	path string
+	err  error
+}
+
+// Error implements error.
+func (e *damagedError) Error() string { return e.path + " is damaged: " + e.err.Error() }
+
+// Unwrap returns what is wrong with it.
+func (e *damagedError) Unwrap() error { return e.err }
+
+// damagedOrigin is what a container was made from whose record is damaged: nothing that anybody wants, so that it is
+// replaced and not taken for somebody else's.
+const damagedOrigin = `"damaged"`
+
+// damaged says what is unknown of a container whose record is damaged; nil: nothing.
+func (e entry) damaged() error {
+	if string(e.Spec.Origin) != damagedOrigin {
+		return nil
+	}
+	return errors.New(strings.Join(e.Warnings, "; "))
+}
+
+// named makes the record of a container whose spec.json is damaged from the name in its config.json.
+func (s stateDir) named(id runtime.ID, bad *damagedError) (record, error) {
+	namespace, name, ok := strings.Cut(s.config(id).Annotations[nameAnnotation], "/")
+	if !ok {
+		return record{}, bad
+	}
+	rec := record{Version: recordVersion, ID: id, Warnings: []string{bad.Error()}}
+	rec.Spec.Name = runtime.Name{Namespace: namespace, Name: name}
+	rec.Spec.Origin, rec.Spec.Network, rec.Spec.StopGrace = []byte(damagedOrigin), runtime.NetworkBridge, 30*time.Second
+	if info, err := os.Stat(s.dir(id)); err == nil {
+		rec.CreatedAt = info.ModTime()
+	}
+	return rec, nil
+}
+
+// config reads the OCI spec of the last start, which tells something where another file is damaged; empty where it is not
+// there or damaged itself.
+func (s stateDir) config(id runtime.ID) specs.Spec {
+	var spec specs.Spec
+	data, err := os.ReadFile(filepath.Join(s.dir(id), configFile))
+	if err != nil || json.Unmarshal(data, &spec) != nil {
+		return specs.Spec{}
+	}
+	return spec
 }
 
 // lock keeps the sweep of another process (LOCK_EX) from a container that is half made (LOCK_SH).
@@ -259,7 +321,7 @@ func readCached[T any](cache *cacheOfFiles, path string, version func(T) int) (T
 		return zero, err
 	}
 	if err := json.Unmarshal(data, &value); err != nil {
-		return zero, fmt.Errorf("%s: %w", path, err)
+		return zero, &damagedError{path, err}
 	}
 	if v := version(value); v != recordVersion {
 		return zero, fmt.Errorf("%s: version %d is not known to this release", path, v)

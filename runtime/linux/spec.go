@@ -38,6 +38,9 @@ type ownFiles struct{ Hosts, Hostname, ResolvConf string }
 // it needs no privilege.
 const oomScoreAdj = 500
 
+// nameAnnotation is whose container an OCI spec is.
+const nameAnnotation = "reconciler.name"
+
 // ociSpec makes what libcontainer (or stock runc, for debugging) runs from what we run. Secrets in the environment are
 // placeholders; see withSecrets.
 func ociSpec(in specInput) (*specs.Spec, error) {
@@ -52,7 +55,7 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 		Hostname: in.Spec.Hostname,
 		Mounts:   ociMounts(in),
 		Annotations: map[string]string{
-			"reconciler.name":     in.Spec.Name.String(),
+			nameAnnotation:        in.Spec.Name.String(),
 			"reconciler.instance": in.Instance,
 			"reconciler.revision": in.Spec.Revision,
 		},

@@ -30,6 +30,15 @@ func (r *Runtime) RemoveVolume(ctx context.Context, namespace, name string) erro
 	if err := ctx.Err(); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
+	entries, err := r.entries()
+	if err != nil {
+		return failure(op, "", runtime.Name{}, err)
+	}
+	for _, e := range entries {
+		if err := e.damaged(); err != nil { // it may have the volume mounted
+			return failure(op, e.ID, e.Spec.Name, err)
+		}
+	}
 	users, err := r.volumeUsers()
 	if err != nil {
 		return failure(op, "", runtime.Name{}, err)
@@ -68,20 +77,16 @@ func (r *Runtime) PruneImages(ctx context.Context, keep []string) (image.Pruned,
 
 // needed adds the images of containers to those that are to be kept.
 func (r *Runtime) needed(keep []string) ([]string, error) {
-	ids, err := r.state.ids()
+	entries, err := r.entries()
 	if err != nil {
 		return nil, err
 	}
 	all := append([]string(nil), keep...)
-	for _, id := range ids {
-		// A record that cannot be read names images that cannot be known: rather collect nothing.
-		e, err := r.state.read(id)
-		if err != nil && !isNotFound(err) {
+	for _, e := range entries {
+		if err := e.damaged(); err != nil { // its image cannot be known: rather collect nothing
 			return nil, err
 		}
-		if err == nil {
-			all = append(all, e.ImageDigest)
-		}
+		all = append(all, e.ImageDigest)
 	}
 	return all, nil
 }

@@ -56,10 +56,13 @@ func readJSON(path string, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s is %w: %w", path, ErrDamaged, err)
 	}
 	return nil
 }
+
+// ErrDamaged means that a file of ours holds what nobody wrote: a power cut or a bad disk left it so.
+var ErrDamaged = errors.New("damaged")
 
 // ReadExit reads how the last run ended from a container's LogDir; false where none has ended yet. While a container
 // runs again, it still tells of the run before: compare Exit.StartedAt.

@@ -242,6 +242,9 @@ func (r *Runtime) sweep(ctx context.Context) {
 				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
 			}
 		}
+		if err = r.roots.SweepVolumes(); err != nil {
+			r.log.Warn("cannot sweep leftovers of volumes", "err", err)
+		}
 		err = r.net.Sweep(context.WithoutCancel(ctx), func(id runtime.ID) bool { return slices.Contains(known, id) })
 		if err == nil {
 			err = r.settle(context.WithoutCancel(ctx))

@@ -122,16 +122,38 @@ func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
 			Hint: "remove the container from the repository first",
 		}
 	}
-	// The record goes first: what is left of a removal that was cut short is no volume, and Setup takes it away.
-	if err := os.Remove(filepath.Join(dir, "volume.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return &runtime.Error{Op: op, Err: err}
-	}
-	if err := os.RemoveAll(dir); err != nil {
+	// It is moved away first: what is left of a removal that was cut short is no volume, and is
+	// swept.
+	if err := s.discard(dir); err != nil {
 		return &runtime.Error{Op: op, Err: err}
 	}
 	// The namespace's directory goes with its last volume.
-	_ = os.Remove(filepath.Dir(dir))
+	_, _ = os.Remove(filepath.Dir(dir)), os.Remove(s.removingVolumes())
 	return nil
+}
+
+// removingVolumes is where volumes go whose removal has begun; no namespace has a name like it.
+func (s *Store) removingVolumes() string { return filepath.Join(s.volumesDir(), ".removing") }
+
+func (s *Store) discard(dir string) error {
+	if err := os.MkdirAll(s.removingVolumes(), 0o700); err != nil {
+		return err
+	}
+	trash, err := os.MkdirTemp(s.removingVolumes(), "")
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(dir, filepath.Join(trash, "volume")); err != nil {
+		return err
+	}
+	return os.RemoveAll(trash)
+}
+
+// SweepVolumes goes on with removals that were cut short. What lacks a record only is not touched: it may be data.
+func (s *Store) SweepVolumes() error {
+	s.volumes.Lock()
+	defer s.volumes.Unlock()
+	return os.RemoveAll(s.removingVolumes())
 }
 
 func readVolume(dir string) (volumeRecord, bool, error) {

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
 	"reconciler/runtime/rootfs"
@@ -134,6 +137,44 @@ func TestVolumeOwnership(t *testing.T) {
 				t.Errorf("reason %s, hint %q", runtime.ReasonOf(err), runtime.HintOf(err))
 			}
 		})
+	}
+}
+
+// A removal that was cut short keeps no space: it is gone on with.
+func TestRemovalCutShortIsSwept(t *testing.T) {
+	b := newStore(t)
+	b.setup("web-1", volume("/a", "data", false), volume("/b", "kept", false))
+	b.teardown("web-1")
+	// Nothing of a volume in which a file cannot be removed is lost to the sight of a sweep.
+	stuck := b.state + "/volumes/shop/data/data/stuck"
+	if err := os.Mkdir(stuck, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", stuck, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("a mount needs root: %v", err)
+	}
+	if err := b.RemoveVolume("shop", "data", nobody); err == nil {
+		t.Error("removed what is mounted")
+	}
+	list, err := b.Volumes(nobody)
+	if err != nil || len(list) != 1 || list[0].Name != "kept" {
+		t.Errorf("listed: %+v, %v", list, err)
+	}
+	left, err := filepath.Glob(b.state + "/volumes/.removing/*/volume/data/stuck")
+	if err != nil || len(left) != 1 {
+		t.Fatalf("left: %v, %v", left, err)
+	}
+	if err := unix.Unmount(left[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SweepVolumes(); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(b.state + "/volumes/.removing*"); len(left) > 0 {
+		t.Errorf("left after the sweep: %v", left)
+	}
+	if list, err := b.Volumes(nobody); err != nil || len(list) != 1 {
+		t.Errorf("listed: %+v, %v", list, err)
 	}
 }
 

@@ -30,7 +30,7 @@ func (f *treeFS) sized(op, name string, n node) (fs.FileInfo, error) {
 	info := f.info(n, path.Base(name))
 	size, err := f.tree.size(n)
 	if err != nil {
-		return nil, &fs.PathError{Op: op, Path: name, Err: err}
+		return nil, pathError(op, name, err)
 	}
 	info.len = size
 	return info, nil
@@ -61,32 +61,32 @@ type openFile struct {
 
 func (f *openFile) Stat() (fs.FileInfo, error) {
 	if f.closed {
-		return nil, &fs.PathError{Op: "stat", Path: f.name, Err: fs.ErrClosed}
+		return nil, pathError("stat", f.name, fs.ErrClosed)
 	}
 	return f.info.fsys.sized("stat", f.name, f.info.node)
 }
 
 func (f *openFile) Read(p []byte) (int, error) {
 	if f.closed {
-		return 0, &fs.PathError{Op: "read", Path: f.name, Err: fs.ErrClosed}
+		return 0, pathError("read", f.name, fs.ErrClosed)
 	}
 	if f.r == nil {
 		r, err := f.info.fsys.tree.open(f.info.node)
 		if err != nil {
-			return 0, &fs.PathError{Op: "read", Path: f.name, Err: err}
+			return 0, pathError("read", f.name, err)
 		}
 		f.r = r
 	}
 	n, err := f.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = &fs.PathError{Op: "read", Path: f.name, Err: err}
+		err = pathError("read", f.name, err)
 	}
 	return n, err
 }
 
 func (f *openFile) Close() error {
 	if f.closed {
-		return &fs.PathError{Op: "close", Path: f.name, Err: fs.ErrClosed}
+		return pathError("close", f.name, fs.ErrClosed)
 	}
 	f.closed = true
 	if f.r == nil {
@@ -106,18 +106,18 @@ type openDir struct {
 
 func (d *openDir) Stat() (fs.FileInfo, error) {
 	if d.closed {
-		return nil, &fs.PathError{Op: "stat", Path: d.name, Err: fs.ErrClosed}
+		return nil, pathError("stat", d.name, fs.ErrClosed)
 	}
 	return d.info, nil
 }
 
 func (d *openDir) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: d.name, Err: fmt.Errorf("is a directory: %w", fs.ErrInvalid)}
+	return 0, pathError("read", d.name, fmt.Errorf("is a directory: %w", fs.ErrInvalid))
 }
 
 func (d *openDir) Close() error {
 	if d.closed {
-		return &fs.PathError{Op: "close", Path: d.name, Err: fs.ErrClosed}
+		return pathError("close", d.name, fs.ErrClosed)
 	}
 	d.closed = true
 	return nil
@@ -125,11 +125,11 @@ func (d *openDir) Close() error {
 
 func (d *openDir) ReadDir(count int) ([]fs.DirEntry, error) {
 	if d.closed {
-		return nil, &fs.PathError{Op: "readdir", Path: d.name, Err: fs.ErrClosed}
+		return nil, pathError("readdir", d.name, fs.ErrClosed)
 	}
 	nodes, err := d.fsys.entries(d.info.node, d.real)
 	if err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: d.name, Err: err}
+		return nil, pathError("readdir", d.name, err)
 	}
 	nodes = nodes[d.offset:]
 	if count > 0 {

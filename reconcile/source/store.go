@@ -133,7 +133,8 @@ func (s *store) tree(h plumbing.Hash) ([]object.TreeEntry, error) {
 	case err != nil:
 		return nil, err
 	case obj.Size() > maxTreeObject:
-		return nil, fmt.Errorf("a directory's listing of %d bytes: %w", obj.Size(), ErrTooLarge)
+		err = fmt.Errorf("a directory's listing has %d bytes, more than %d MiB: %w", obj.Size(), maxTreeObject>>20, ErrTooLarge)
+		return nil, withHint(err, "keep no more than some ten thousand files in one directory")
 	}
 	t, err := object.DecodeTree(s.sto, obj)
 	if err != nil {

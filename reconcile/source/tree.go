@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -60,7 +61,7 @@ func newFS(t tree) *treeFS { return &treeFS{tree: t, listed: make(map[string]boo
 // walk finds name; with follow, a symbolic link at its end is resolved too. It also returns the path without links.
 func (f *treeFS) walk(op, name string, follow bool) (node, string, error) {
 	bad := func(err error) (node, string, error) {
-		return node{}, "", &fs.PathError{Op: op, Path: name, Err: err}
+		return node{}, "", pathError(op, name, err)
 	}
 	if !fs.ValidPath(name) {
 		return bad(fs.ErrInvalid)
@@ -119,6 +120,14 @@ func (f *treeFS) walk(op, name string, follow bool) (node, string, error) {
 type missing struct{ error }
 
 func (m *missing) Unwrap() []error { return []error{m.error, fs.ErrNotExist} }
+
+// pathError is an fs.PathError whose text is fit for printing, whatever is in the path.
+func pathError(op, name string, err error) error {
+	if quoted := strconv.Quote(name); quoted[1:len(quoted)-1] != name {
+		name = quoted
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
 
 func split(p string) []string {
 	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
@@ -184,11 +193,11 @@ func (f *treeFS) ReadLink(name string) (string, error) {
 		return "", err
 	}
 	if n.mode&fs.ModeSymlink == 0 {
-		return "", &fs.PathError{Op: "readlink", Path: name, Err: fs.ErrInvalid}
+		return "", pathError("readlink", name, fs.ErrInvalid)
 	}
 	target, err := f.tree.link(n)
 	if err != nil {
-		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+		return "", pathError("readlink", name, err)
 	}
 	return target, nil
 }
@@ -200,11 +209,11 @@ func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 		return nil, err
 	}
 	if !n.mode.IsDir() {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fmt.Errorf("not a directory: %w", fs.ErrInvalid)}
+		return nil, pathError("readdir", name, fmt.Errorf("not a directory: %w", fs.ErrInvalid))
 	}
 	nodes, err := f.entries(n, real)
 	if err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: err}
+		return nil, pathError("readdir", name, err)
 	}
 	out := make([]fs.DirEntry, len(nodes))
 	for i, e := range nodes {
@@ -220,7 +229,7 @@ func (f *treeFS) ReadFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	bad := func(err error) ([]byte, error) {
-		return nil, &fs.PathError{Op: "readfile", Path: name, Err: err}
+		return nil, pathError("readfile", name, err)
 	}
 	if n.mode.IsDir() {
 		return bad(fmt.Errorf("is a directory: %w", fs.ErrInvalid))

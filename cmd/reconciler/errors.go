@@ -108,7 +108,7 @@ func (a *app) printError(args []string, err error) {
 	} else {
 		for i, line := range errorLines(err) {
 			if i == 0 {
-				line = a.paint(a.err, red, "error:") + " " + line
+				line = a.paint(a.err, red, "error:") + " " + plain(line)
 			}
 			a.errln(line)
 		}

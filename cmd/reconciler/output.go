@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -77,10 +79,15 @@ func (a *app) print(value any, text func() error) error {
 }
 
 func writeJSON(w io.Writer, value any) error {
-	enc := json.NewEncoder(w)
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(value)
+	if err := enc.Encode(value); err != nil {
+		return err
+	}
+	_, err := turners().WriteString(w, buf.String())
+	return err
 }
 
 // writeYAML writes value as YAML with the names and the order that its JSON has.
@@ -94,17 +101,45 @@ func writeYAML(w io.Writer, value any) error {
 		return err
 	}
 	blockStyle(&doc)
-	enc := yaml.NewEncoder(w)
+	buf.Reset()
+	enc := yaml.NewEncoder(&buf)
 	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
+	if err := errors.Join(enc.Encode(&doc), enc.Close()); err != nil {
 		return err
 	}
-	return enc.Close()
+	_, err := turners().WriteString(w, buf.String())
+	return err
 }
 
-// blockStyle takes away the braces and quotes that a node was read with. Empty lists and mappings keep theirs.
+// turners are the marks that turn the text around them (CVE-2021-42574), as JSON and double-quoted YAML escape them.
+func turners() *strings.Replacer {
+	var pairs []string
+	for _, r := range "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069" {
+		pairs = append(pairs, string(r), fmt.Sprintf(`\u%04x`, r))
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// plain escapes what a terminal would act upon, such as in a name that the user of a verb gave it.
+func plain(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if strconv.IsPrint(r) || r == '\n' || r == '\t' {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// blockStyle takes away the braces and quotes that a node was read with. Empty lists and mappings keep theirs, and so does
+// what is to be escaped.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
+	if turners().Replace(n.Value) != n.Value {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	if len(n.Content) == 0 && n.Kind != yaml.ScalarNode {
 		n.Style = yaml.FlowStyle
 	}

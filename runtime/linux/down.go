@@ -129,5 +129,3 @@ func (r *Runtime) removeCgroups() error {
 	}
 	return errors.Join(errs...)
 }
-
-func isNotFound(err error) bool { return errors.Is(err, runtime.ErrNotFound) }

@@ -35,7 +35,7 @@ func (r *Runtime) RemoveVolume(ctx context.Context, namespace, name string) erro
 		return failure(op, "", runtime.Name{}, err)
 	}
 	for _, e := range entries {
-		if err := e.damaged(); err != nil { // it may have the volume mounted
+		if err = e.damaged(); err != nil { // it may have the volume mounted
 			return failure(op, e.ID, e.Spec.Name, err)
 		}
 	}

@@ -210,7 +210,7 @@ func (r *Runtime) usersOfVolumes(spec runtime.Spec) (rootfs.VolumeUsers, error) 
 
 // volumeUsers tells who mounts a volume, of the containers that there are now.
 func (r *Runtime) volumeUsers() (rootfs.VolumeUsers, error) {
-	entries, err := r.entries()
+	entries, err := r.entries("")
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (r *Runtime) RemoveVolume(ctx context.Context, namespace, name string) erro
 	if err := ctx.Err(); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
-	entries, err := r.entries()
+	entries, err := r.entries("")
 	if err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
@@ -77,7 +77,7 @@ func (r *Runtime) PruneImages(ctx context.Context, keep []string) (image.Pruned,
 
 // needed adds the images of containers to those that are to be kept.
 func (r *Runtime) needed(keep []string) ([]string, error) {
-	entries, err := r.entries()
+	entries, err := r.entries("")
 	if err != nil {
 		return nil, err
 	}

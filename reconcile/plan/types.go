@@ -125,17 +125,24 @@ type Trouble struct {
 type Health struct {
 	// Starts says which: the Starts that its Status has. A Health of another start says nothing.
 	Starts int `json:"starts"`
-	// Started is true once the startup probe succeeded; Ready while the readiness probe does, and ReadyFor how long already.
-	// Both are true of a container without such a probe.
+	// PostStarted is true once its postStart hook was run; nothing is asked before that.
+	PostStarted bool `json:"postStarted,omitempty"`
+	// Started is true once, after that, the startup probe succeeded; Ready while the readiness probe does besides, and ReadyFor
+	// how long already. All are true of a container without such a hook or probe.
 	Started  bool          `json:"started"`
 	Ready    bool          `json:"ready"`
 	ReadyFor time.Duration `json:"readyFor,omitempty"`
-	// Failed says why it must be started again, where its startup or liveness probe gave it up; Grace is what it is given to
-	// end then, if not its own.
+	// Failed says why it must be started again, where its startup or liveness probe gave it up or its postStart hook failed;
+	// Grace is what it is given to end then, if not its own.
 	Failed string         `json:"failed,omitempty"`
 	Grace  *time.Duration `json:"grace,omitempty"`
 	// Message is what the last probe that did not succeed said.
 	Message string `json:"message,omitempty"`
+}
+
+// IsProbed reports whether a container that was made from s is started and ready only once its Health says so.
+func IsProbed(s manifest.Spec) bool {
+	return s.StartupProbe != nil || s.ReadinessProbe != nil || s.Lifecycle != nil && s.Lifecycle.PostStart != nil
 }
 
 // InFlight is a step that is being carried out.

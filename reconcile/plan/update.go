@@ -147,7 +147,7 @@ func (c *computation) judge(of manifest.Workload, s *runtime.Status) judgement {
 	}
 	stay := time.Duration(*strategy.MinReadySeconds) * time.Second
 	stayed := s.Ran
-	if probed := c.in.Health != nil && (of.Spec.StartupProbe != nil || of.Spec.ReadinessProbe != nil); !probed {
+	if probed := c.in.Health != nil && IsProbed(of.Spec); !probed {
 		stay = max(stay, shortestProof)
 	} else {
 		if !h.Started || !h.Ready {
@@ -314,7 +314,7 @@ func (c *computation) watch(w *work) {
 	if w.keep.State != runtime.StateRunning {
 		return
 	}
-	probed := c.in.Health != nil && (w.want.Spec.StartupProbe != nil || w.want.Spec.ReadinessProbe != nil)
+	probed := c.in.Health != nil && IsProbed(w.want.Spec)
 	if !probed {
 		if !w.keep.Serving {
 			c.switchTo(w, w.keep, "nothing else of the name is here")

@@ -40,6 +40,9 @@ func (c *checker) probe(probe *Probe, p place, ports []Port) {
 	c.atLeast(p.to("successThreshold"), probe.SuccessThreshold, 1)
 	c.atLeast(p.to("failureThreshold"), probe.FailureThreshold, 1)
 	c.atLeast(p.to("terminationGracePeriodSeconds"), probe.TerminationGracePeriodSeconds, 0)
+	if p[0] == "readinessProbe" && probe.TerminationGracePeriodSeconds != nil {
+		c.problem(p.to("terminationGracePeriodSeconds"), "is for probes that end the container, not for a readinessProbe")
+	}
 	if n := probe.SuccessThreshold; n != nil && *n > 1 && p[0] != "readinessProbe" {
 		c.problem(p.to("successThreshold"), "must be 1 but for a readinessProbe")
 	}

@@ -15,6 +15,9 @@ const (
 	DefaultLogFiles           = 3
 	DefaultShmSize            = 64 << 20 // bytes
 	DefaultFileMode           = 0o644    // of the files of a Config or Secret
+	DefaultProbePeriod        = 10       // seconds
+	DefaultProbeTimeout       = 1        // seconds
+	DefaultProbeFailures      = 3
 
 	DefaultProgressDeadlineSeconds = 60
 )
@@ -28,6 +31,9 @@ func Defaulted(s Spec) Spec {
 	s.Init = orPointer(s.Init, false)
 	s.TerminationGracePeriodSeconds = orPointer(s.TerminationGracePeriodSeconds, DefaultGracePeriodSeconds)
 	s.ShmSize = orPointer(s.ShmSize, DefaultShmSize)
+
+	s.StartupProbe, s.ReadinessProbe = defaultedProbe(s.StartupProbe), defaultedProbe(s.ReadinessProbe)
+	s.LivenessProbe = defaultedProbe(s.LivenessProbe)
 
 	logs := valueOf(s.Logs)
 	logs.MaxSize = orPointer(logs.MaxSize, DefaultLogSize)
@@ -68,6 +74,20 @@ func (s Spec) Requested() Requests {
 	orDefault(&requests.CPU, limits.CPU)
 	orDefault(&requests.Memory, limits.Memory)
 	return requests
+}
+
+// defaultedProbe has Kubernetes' defaults.
+func defaultedProbe(given *Probe) *Probe {
+	if given == nil {
+		return nil
+	}
+	p := *given
+	p.InitialDelaySeconds = orPointer(p.InitialDelaySeconds, 0)
+	p.PeriodSeconds = orPointer(p.PeriodSeconds, DefaultProbePeriod)
+	p.TimeoutSeconds = orPointer(p.TimeoutSeconds, DefaultProbeTimeout)
+	p.SuccessThreshold = orPointer(p.SuccessThreshold, 1)
+	p.FailureThreshold = orPointer(p.FailureThreshold, DefaultProbeFailures)
+	return &p
 }
 
 func defaultedSecurity(given *SecurityContext) *SecurityContext {

@@ -8,15 +8,15 @@ type Probe struct {
 	HTTPGet *HTTPGetAction `json:"httpGet,omitempty"`
 	// TCPSocket opens a connection.
 	TCPSocket *TCPSocketAction `json:"tcpSocket,omitempty"`
-	// InitialDelaySeconds is the time from the start to the first probe.
+	// InitialDelaySeconds is the time from the start, or from the startup probe's success, to the first probe; 0 where absent.
 	InitialDelaySeconds *int64 `json:"initialDelaySeconds,omitempty"`
-	// PeriodSeconds is the time from one probe to the next.
+	// PeriodSeconds is the time from one probe to the next; 10 where absent.
 	PeriodSeconds *int64 `json:"periodSeconds,omitempty"`
-	// TimeoutSeconds is how long one probe may take.
+	// TimeoutSeconds is how long one probe may take; 1 where absent.
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
-	// SuccessThreshold is how many successes in a row count as success.
+	// SuccessThreshold is how many successes in a row count as success; 1 where absent.
 	SuccessThreshold *int64 `json:"successThreshold,omitempty"`
-	// FailureThreshold is how many failures in a row count as failure.
+	// FailureThreshold is how many failures in a row count as failure; 3 where absent.
 	FailureThreshold *int64 `json:"failureThreshold,omitempty"`
 	// TerminationGracePeriodSeconds replaces the container's for a stop that this probe causes.
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
@@ -34,7 +34,7 @@ type HTTPGetAction struct {
 	Path string `json:"path,omitempty"`
 	// Port is the number or the name of a port.
 	Port PortRef `json:"port,omitempty"`
-	// Host is sent as the host name.
+	// Host is connected to, and named in the request, instead of the container; a header Host only names another.
 	Host string `json:"host,omitempty"`
 	// Scheme is HTTP or HTTPS (whose certificate is not checked); HTTP where absent.
 	Scheme URIScheme `json:"scheme,omitempty"`

@@ -22,10 +22,6 @@ type laterField struct {
 func laterFields() []laterField {
 	return []laterField{
 		{path: "mounts[].onChange", except: []string{OnChangeRestart}},
-		{path: "startupProbe"},
-		{path: "readinessProbe"},
-		{path: "livenessProbe"},
-		{path: "lifecycle"},
 		{path: "initContainers"},
 	}
 }

@@ -30,6 +30,7 @@ type Agent struct {
 
 	view     atomic.Pointer[report.View]
 	store    atomic.Pointer[journal.Store]
+	prober   atomic.Pointer[healthSource]
 	events   broadcaster
 	telling  sync.Mutex // held while records are written and told of, so that Follow has each of them once
 	counters counters
@@ -63,6 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	l := newLoop(a, store.State(), key)
 	l.open(store)
 	a.store.Store(store)
+	a.prober.Store(&l.prober)
 	a.mu.Lock()
 	a.running = true
 	a.mu.Unlock()
@@ -74,6 +76,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	cancel()
 	l.wg.Wait()
+	l.endHealth()
 	a.mu.Lock()
 	a.running = false
 	a.mu.Unlock()
@@ -175,6 +178,7 @@ func (a *Agent) View(ctx context.Context) (report.View, error) {
 	} else {
 		v.Observed, v.ObservedError = observed, ""
 	}
+	v.Health = a.latestHealth()
 	a.mu.Lock()
 	v.Working = maps.Clone(a.work)
 	a.mu.Unlock()

@@ -29,8 +29,7 @@ type Source interface {
 
 // healthSource is who probes the containers.
 //
-// Observe is called in every turn of the loop, by the deciding goroutine, with the set in force (nil before the first) and
-// everything that is here: it begins and ends probes to match, by ID and Starts, and does not block. Each running container is
+// Observe is called in every turn of the loop, by the deciding goroutine, with everything that is here: it begins and ends probes to match, by ID and Starts, and does not block. Each running container is
 // probed as the manifest that it was made from says (Spec.Origin): of one name several may run, and a candidate is judged
 // by its own probes. Whoever learns of a change that a plan may depend on pokes the agent.
 //
@@ -39,7 +38,7 @@ type Source interface {
 // not being ready. Failed stays until the container is started again. ReadyFor is since it last became ready, by a clock
 // that no time step moves.
 type healthSource interface {
-	Observe(set *manifest.Set, observed []runtime.Status)
+	Observe(observed []runtime.Status)
 	Snapshot() map[runtime.ID]plan.Health
 }
 
@@ -89,7 +88,7 @@ type Config struct {
 	Starts int
 	Logger *slog.Logger
 
-	// health is who probes; nil: nobody, and then everything that runs counts as ready.
+	// health is who probes; nil: the agent itself.
 	health healthSource
 	// watchDirs is how secrets are watched.
 	watchDirs func(ctx context.Context, dirs []string, changed func()) error

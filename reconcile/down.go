@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 
+	"golang.org/x/sync/errgroup"
+
+	"reconciler/manifest"
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/probe"
+	"reconciler/runtime"
 )
 
 // errDown is why a step in flight is told to end when everything is taken down.
@@ -35,6 +40,32 @@ func (a *Agent) Down(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// stopsAtOnce bounds how many containers StopAll stops at a time.
+const stopsAtOnce = 8
+
+// StopAll stops every container of rt as its manifest says, the preStop hook first. It goes on after an error, which is as
+// told of as a hook's failure: whoever takes everything down kills what is left.
+func StopAll(ctx context.Context, rt runtime.Runtime, tell func(name, what string)) error {
+	list, err := rt.List(ctx)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(stopsAtOnce)
+	for _, s := range list {
+		group.Go(func() error {
+			name := manifest.Name(s.Spec.Name).Short()
+			err := probe.Stop(ctx, rt, s, s.Spec.StopGrace, func(n probe.Note) { tell(name, n.Message) })
+			if err != nil {
+				tell(name, err.Error())
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // never an error: each is told of
+	return ctx.Err()
 }
 
 // answerDowns tells those who wait for it that no step is in flight any more.

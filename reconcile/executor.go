@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"reconciler/reconcile/plan"
+	"reconciler/reconcile/probe"
 	"reconciler/reconcile/report"
 	"reconciler/runtime"
 )
@@ -206,23 +207,40 @@ func (x *executor) drain(ctx context.Context, j *job, r plan.Removal) error {
 // codeKilled is the exit code of a process that SIGKILL ended.
 const codeKilled = 128 + int(syscall.SIGKILL)
 
-// stop stops a container, and says so where it did not heed its stop signal.
+// stop stops a container, its preStop hook first, and says so where it did not heed its stop signal.
 func (x *executor) stop(ctx context.Context, j *job, r plan.Removal) error {
 	x.phase(j, report.PhaseStopping)
-	begun := time.Now()
-	if err := x.rt.Stop(ctx, r.ID, r.Grace); err != nil || r.Grace <= 0 || time.Since(begun) < r.Grace {
+	o, err := x.find(ctx, r.ID)
+	if o == nil || err != nil {
 		return err
 	}
+	begun := time.Now()
+	hookFailed := false
+	err = probe.Stop(ctx, x.rt, *o, r.Grace, func(n probe.Note) {
+		hookFailed = true
+		x.a.post(func(l *loop) { l.recordHealth(n) })
+	})
+	if err != nil || r.Grace <= 0 || time.Since(begun) < r.Grace || hookFailed {
+		return err
+	}
+	if o, err = x.find(ctx, r.ID); err == nil && o != nil && o.ExitCode != nil && *o.ExitCode == codeKilled {
+		x.a.post(func(l *loop) { l.ignoredStop(*o, r.Grace) })
+	}
+	return nil // it is stopped, also where it is not known why it took so long
+}
+
+// find returns a container as it is; nil: it is not here.
+func (x *executor) find(ctx context.Context, id runtime.ID) (*runtime.Status, error) {
 	list, err := x.rt.List(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // it is stopped; only why it took so long is not known
+		return nil, err
 	}
-	for _, o := range list {
-		if o.ID == r.ID && o.ExitCode != nil && *o.ExitCode == codeKilled {
-			x.a.post(func(l *loop) { l.ignoredStop(o, r.Grace) })
+	for i := range list {
+		if list[i].ID == id {
+			return &list[i], nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // wait holds the step until what it depends on is done. One that was told to end meanwhile does not go on.

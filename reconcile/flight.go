@@ -9,6 +9,7 @@ import (
 	"reconciler/manifest"
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/plan"
+	"reconciler/reconcile/probe"
 	"reconciler/reconcile/report"
 	"reconciler/runtime"
 )
@@ -161,7 +162,7 @@ func (l *loop) beginHistory(f *flight) {
 	o := l.statusOf(f.step.ID)
 	switch {
 	case f.step.Crash:
-		reason = "Unhealthy"
+		reason = probe.ReasonUnhealthy
 	case o.OOMKilled:
 		reason = report.ReasonOOMKilled
 	}

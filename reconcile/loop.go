@@ -12,6 +12,7 @@ import (
 	"reconciler/manifest"
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/plan"
+	"reconciler/reconcile/probe"
 	"reconciler/reconcile/report"
 	"reconciler/runtime"
 )
@@ -39,6 +40,8 @@ type loop struct {
 	settled   string        // commit and result that was recorded last
 
 	observed  []runtime.Status
+	prober    healthSource
+	health    map[runtime.ID]plan.Health // of what was observed
 	listError string
 	listFails int
 	current   plan.Plan
@@ -63,6 +66,10 @@ func newLoop(a *Agent, state journal.State, key []byte) *loop {
 		exec:    newExecutor(a),
 		flights: map[manifest.Name]*flight{}, places: map[manifest.Name]int{}, warnings: map[string]string{},
 		secrets: newSecretReader(key),
+		prober:  a.cfg.health, health: state.Health,
+	}
+	if l.prober == nil {
+		l.prober = probe.NewManager(a.cfg.Runtime, state.Health, a.poke, a.cfg.Logger)
 	}
 	if set := state.Accepted; set != nil && state.Applied.Commit == set.Revision.Commit && sameSet(state.LastGood, set) {
 		l.settled = set.Revision.Commit + journal.ResultApplied // by an agent before this one
@@ -133,10 +140,8 @@ func (l *loop) turn(ctx context.Context) {
 	l.listError, l.listFails = "", 0
 	l.noticeExits(observed)
 	l.observed = observed
+	l.observeHealth()
 	l.recoverAccepted()
-	if l.cfg.health != nil {
-		l.cfg.health.Observe(l.state.Accepted, observed)
-	}
 	// Not the time at which this turn began: failures that were noted since would seem to be of a clock that was set back.
 	p, set := l.decide(ctx, time.Now())
 	l.current = p
@@ -209,7 +214,7 @@ func (l *loop) decide(ctx context.Context, now time.Time) (p plan.Plan, set *man
 func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) plan.Input {
 	l.clampRetries(now)
 	in := plan.Input{
-		Desired: desired, Accepted: l.state.Accepted, Observed: l.observed, History: l.histories,
+		Desired: desired, Accepted: l.state.Accepted, Observed: l.observed, History: l.histories, Health: l.health,
 		InFlight: map[manifest.Name]plan.InFlight{}, ImageDigests: l.state.ImageDigests,
 		SecretDigests: l.secrets.digests(&desired, l.state.Accepted),
 		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
@@ -218,9 +223,6 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 		in.InFlight[name] = plan.InFlight{
 			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload), Beside: f.step.Beside,
 		}
-	}
-	if l.cfg.health != nil {
-		in.Health = l.cfg.health.Snapshot()
 	}
 	in.Facts.Taken = l.takenPorts(ctx, &desired, l.state.Accepted)
 	for _, c := range l.state.Approved {
@@ -370,7 +372,7 @@ func (l *loop) writeRecords() {
 	}
 	durable := false
 	for _, r := range records {
-		durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited
+		durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited && r.Type != journal.TypeHealth
 	}
 	l.a.telling.Lock()
 	defer l.a.telling.Unlock()

@@ -213,7 +213,7 @@ func (l *loop) publish() {
 	st.Histories = maps.Clone(l.histories)
 	v := &report.View{
 		Node: l.cfg.Node, Instance: l.cfg.Instance, Source: l.cfg.SourceInfo, State: st,
-		Observed: l.observed, ObservedError: l.listError, Plan: l.current, Fetch: l.fetch.last, Now: time.Now(),
+		Observed: l.observed, Health: l.health, ObservedError: l.listError, Plan: l.current, Fetch: l.fetch.last, Now: time.Now(),
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.warnings)) {
 		v.Warnings = append(v.Warnings, l.warnings[key])

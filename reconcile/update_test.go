@@ -28,7 +28,7 @@ type stubHealth struct {
 	down map[runtime.ID]string // by container: its liveness probe gave it up
 }
 
-func (h *stubHealth) Observe(_ *manifest.Set, observed []runtime.Status) {
+func (h *stubHealth) Observe(observed []runtime.Status) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seen = map[runtime.ID]runtime.Status{}

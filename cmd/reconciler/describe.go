@@ -141,6 +141,9 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 	if d.OOMKilled {
 		line("oom killed", "yes")
 	}
+	if d.Pid != 0 {
+		line("ready", yesOrNo(d.Ready))
+	}
 	if d.ID != "" {
 		line("restarts", fmt.Sprint(d.Restarts))
 	}
@@ -148,6 +151,13 @@ func (a *app) describeProcess(d report.Description, now time.Time, line func(nam
 	if d.Requests != nil {
 		line("requests", requestsText(*d.Requests))
 	}
+}
+
+func yesOrNo(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
 }
 
 func limitsText(l runtime.Resources) string {

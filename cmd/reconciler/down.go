@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
+	"reconciler/reconcile"
 	"reconciler/reconcile/journal"
 )
 
@@ -66,6 +68,15 @@ func (a *app) runDown(ctx context.Context, opts downOptions) error {
 		}
 	}
 	list, err := rt.List(ctx)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	err = reconcile.StopAll(ctx, rt, func(name, what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		a.errf("warning: %s: %s\n", name, what)
+	})
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (f *folder) add(r Record) {
 		if e := f.find(r.Commit); e != nil {
 			e.Result, e.Message = r.Result, r.Message
 		}
-	case TypeVerb, TypeNote, TypeExited:
+	case TypeVerb, TypeNote, TypeExited, TypeHealth:
 	}
 }
 

@@ -26,11 +26,15 @@ const (
 	TypeIntent   Type = "intent"   // a step is about to begin
 	TypeResult   Type = "result"   // a step has ended
 	TypeExited   Type = "exited"   // a container ended by itself
+	TypeHealth   Type = "health"   // a probe or hook found something out: Result is HealthWarning where it is bad
 	TypeSettled  Type = "settled"  // nothing is left to do for a commit: Result says how it went
 	TypeVerb     Type = "verb"     // somebody asked for something: approve, retry, restart, suspend, resume
 	TypeNote     Type = "note"     // something else worth knowing, such as a repaired file
 	TypeEntry    Type = "entry"    // a folded entry of history, kept when its records were dropped
 )
+
+// HealthWarning is the Result of a TypeHealth that tells of something bad.
+const HealthWarning = "Warning"
 
 // Record is one line of the journal.
 type Record struct {

@@ -15,6 +15,7 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/reconcile/plan"
+	"reconciler/runtime"
 )
 
 // stateVersion is the version of state.json that this release writes and the highest that it reads.
@@ -45,6 +46,8 @@ type State struct {
 	// Node is the node name kept at first start.
 	Node      string
 	Histories map[manifest.Name]plan.History
+	// Health is what the probes last said of the containers that ran: whether they were started and ready.
+	Health map[runtime.ID]plan.Health
 	// ImageDigests are what references with imagePullPolicy Always were last resolved to.
 	ImageDigests map[string]string
 	// Images are the digests that the last good generation ran with, PreviousImages those of the one before: what a
@@ -86,6 +89,7 @@ type stateBody struct {
 	Down             bool                           `json:"down,omitempty"`
 	Node             string                         `json:"node,omitempty"`
 	Histories        map[manifest.Name]plan.History `json:"histories,omitempty"`
+	Health           map[runtime.ID]plan.Health     `json:"health,omitempty"`
 	ImageDigests     map[string]string              `json:"imageDigests,omitempty"`
 	Images           []string                       `json:"images,omitempty"`
 	PreviousImages   []string                       `json:"previousImages,omitempty"`
@@ -95,7 +99,7 @@ type stateBody struct {
 func (s State) body() stateBody {
 	b := stateBody{
 		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, AppliedAt: s.AppliedAt, Rejected: s.Rejected, Approved: s.Approved,
-		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, ImageDigests: s.ImageDigests,
+		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, Health: s.Health, ImageDigests: s.ImageDigests,
 		Images: s.Images, PreviousImages: s.PreviousImages,
 	}
 	if s.Accepted != nil {
@@ -187,7 +191,7 @@ func fromBody(dir string, body stateBody, notes []string, aside func(string) str
 	s := State{
 		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, AppliedAt: body.AppliedAt, Rejected: body.Rejected,
 		Approved: body.Approved, Suspended: body.Suspended, Down: body.Down, Node: body.Node,
-		Histories: body.Histories, ImageDigests: body.ImageDigests,
+		Histories: body.Histories, Health: body.Health, ImageDigests: body.ImageDigests,
 		Images: body.Images, PreviousImages: body.PreviousImages,
 	}
 	for _, want := range []struct {

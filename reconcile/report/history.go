@@ -78,6 +78,11 @@ func EventOf(r journal.Record) (Event, bool) {
 		}
 	case journal.TypeExited:
 		e.Type, e.Reason = EventWarning, orElse(r.Reason, "Exited")
+	case journal.TypeHealth:
+		e.Reason = r.Reason
+		if r.Result == journal.HealthWarning {
+			e.Type = EventWarning
+		}
 	case journal.TypeVerb:
 		e.Reason = r.Reason
 	case journal.TypeNote:

@@ -22,14 +22,14 @@ type Kept struct {
 func (k Kept) View(now time.Time) View {
 	v := View{
 		Node: cmp.Or(k.Snapshot.State.Node, k.Node), Instance: k.Instance, State: k.Snapshot.State, Observed: k.Observed,
-		Warnings: k.Snapshot.Notes, Now: now,
+		Health: k.Snapshot.State.Health, Warnings: k.Snapshot.Notes, Now: now,
 	}
 	accepted := v.State.Accepted
 	if accepted == nil {
 		return v
 	}
 	v.Plan = plan.Compute(plan.Input{
-		Desired: *accepted, Accepted: accepted, Observed: v.Observed, History: v.State.Histories,
+		Desired: *accepted, Accepted: accepted, Observed: v.Observed, Health: v.Health, History: v.State.Histories,
 		ImageDigests: v.State.ImageDigests, KeptNode: v.State.Node, Now: now, Facts: k.Facts, Policy: plan.Unrestricted(100),
 	})
 	return v

@@ -23,6 +23,7 @@ type Row struct {
 	Health          string     `json:"health"`
 	Reason          string     `json:"reason"`
 	Message         string     `json:"message"`
+	Ready           bool       `json:"ready"` // it runs, and its probes say so where it has any
 	Pid             int        `json:"pid"`
 	Restarts        int        `json:"restarts"`
 	StartedAt       *time.Time `json:"startedAt"`
@@ -55,7 +56,8 @@ func Rows(v View, all bool) []Row {
 		}
 		for i := range s.instances {
 			if s.shown == nil || s.instances[i].ID != s.shown.ID {
-				other := subject{name: s.name, want: s.want, shown: &s.instances[i], spare: true}
+				other := subject{name: s.name, want: s.want, spare: true}
+				other.show(v, &s.instances[i])
 				rows = append(rows, other.row(v))
 			}
 		}
@@ -73,7 +75,9 @@ type subject struct {
 	step      *plan.Step
 	working   *Activity
 	history   plan.History
-	spare     bool // an instance beside the one that serves
+	health    plan.Health // of shown
+	waits     bool        // what is shown is ready only once its probes say so
+	spare     bool        // an instance beside the one that serves
 }
 
 // subjects gathers what the view says of each name, sorted.
@@ -120,12 +124,28 @@ func subjects(v View) []*subject {
 			s.history = h
 		}
 		if sortInstances(s.instances); len(s.instances) > 0 {
-			s.shown = &s.instances[0]
+			s.show(v, &s.instances[0])
 		}
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b *subject) int { return a.name.Compare(b.name) })
 	return list
+}
+
+// show makes o the instance that is shown.
+func (s *subject) show(v View, o *runtime.Status) {
+	s.shown = o
+	if w, err := manifest.DecodeWorkload(o.Spec.Origin); err == nil {
+		s.waits = plan.IsProbed(w.Spec)
+	}
+	if h := v.Health[o.ID]; h.Starts == o.Starts {
+		s.health = h
+	}
+}
+
+// ready reports whether the instance that is shown runs and can serve.
+func (s *subject) ready() bool {
+	return s.shown != nil && s.shown.State == runtime.StateRunning && s.health.Failed == "" && (s.health.Ready || !s.waits)
 }
 
 // Instances returns the containers of a name, first the one that serves; then what runs before what does not, then the newest.
@@ -183,7 +203,7 @@ func (s *subject) row(v View) Row {
 	if s.hold != nil && !s.hold.Until.IsZero() && !s.spare {
 		r.NextRetryAt = timeOrNil(s.hold.Until)
 	}
-	r.Health = s.health(r.State)
+	r.Ready, r.Health = s.ready(), s.healthOf(r.State)
 	return r
 }
 
@@ -267,6 +287,8 @@ func (s *subject) why() (reason, message string) {
 		return ReasonOOMKilled, ExitMessage(*o)
 	case o.State == runtime.StateExited:
 		return "", ExitMessage(*o)
+	case o.State == runtime.StateRunning && !s.ready():
+		return plan.ReasonNotReady, s.health.Message
 	default:
 		return "", o.Message
 	}
@@ -284,7 +306,7 @@ func ExitMessage(o runtime.Status) string {
 	}
 }
 
-func (s *subject) health(state string) string {
+func (s *subject) healthOf(state string) string {
 	busy := s.working != nil || s.step != nil
 	switch {
 	case s.spare && s.shown.State != runtime.StateRunning:

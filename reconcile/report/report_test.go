@@ -61,7 +61,7 @@ func TestFieldsOfJSON(t *testing.T) {
 		value any
 		want  string
 	}{
-		"ps":                     {Rows(v, false)[0], "desiredRevision digest exitCode finishedAt health hostname id image imageDigest ip kind mac message name namespace nextRetryAt oomKilled pid ports reason restarts revision startedAt state"},
+		"ps":                     {Rows(v, false)[0], "desiredRevision digest exitCode finishedAt health hostname id image imageDigest ip kind mac message name namespace nextRetryAt oomKilled pid ports ready reason restarts revision startedAt state"},
 		"status":                 {StatusOf(v), "accepted applied containers fetched health instance lastFetch message nextFetch node plan reason source sync warnings"},
 		"plan":                   {PlanOf(v.Plan), "blocked held id revision steps"},
 		"plan step":              {PlanStep{}, "changes name op reason"},

@@ -20,6 +20,8 @@ type View struct {
 	// Observed is what Runtime.List said; ObservedError why it could not say anything.
 	Observed      []runtime.Status
 	ObservedError string
+	// Health is what the probes say of those that run and have any.
+	Health map[runtime.ID]plan.Health
 	// Plan is what there is to do now, for the set in force.
 	Plan plan.Plan
 	// Working are the steps being carried out.

@@ -136,6 +136,10 @@ func TestPublishClosesWhatTheOldOneHad(t *testing.T) {
 	want(t, "what both have", answer, err, "web-2 "+hostAddress)
 	answer, err = ask("tcp", hostAddress+":9090", impatience)
 	wantNone(t, "what the old one had", answer, err)
+	e.publish(old, tcp(9090, 80)) // nothing that the other has
+	answer, err = ask("tcp", hostAddress+":8080", impatience)
+	wantNone(t, "what the other had", answer, err)
+	e.publish(next, tcp(8080, 80))
 	must(t, e.bridge.Unpublish(background, runtime.Name{Namespace: "default", Name: "web"}))
 	answer, err = ask("tcp", hostAddress+":8080", impatience)
 	wantNone(t, "unpublished", answer, err)

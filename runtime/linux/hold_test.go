@@ -83,6 +83,27 @@ func TestWatchOutlivesSupervisor(t *testing.T) {
 	}
 }
 
+// How a run ended says nothing of the next one, while there is no supervisor to ask.
+func TestExitOfTheRunBefore(t *testing.T) {
+	e := newEnv(t)
+	id := e.start(e.sh("again", "exec sleep 1000"))
+	first := e.status(id).Pid
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if st := e.exited(id); st.ExitCode == nil || *st.ExitCode != 137 {
+		t.Fatalf("first run: %+v", st)
+	}
+	if err := e.Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	pid := e.status(id).Pid
+	e.killSupervisor()
+	if st := e.status(id); st.State != runtime.StateRunning || st.Pid != pid {
+		t.Errorf("second run: %+v", st)
+	}
+}
+
 // tellsExits reports whether this kernel tells how a process ended to others than its parent (Linux 6.15).
 func tellsExits() bool {
 	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)

@@ -134,7 +134,7 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 			return runtime.Status{}, err
 		}
 		switch {
-		case ended:
+		case ended && exit.StartedAt.Equal(e.last.StartedAt): // not the run before
 			st.StartedAt, st.FinishedAt, st.Ran, st.ExitCode = exit.StartedAt, exit.FinishedAt, exit.Ran, exit.Code
 			st.OOMKilled, st.Stopped, st.Reason = exit.OOMKilled, exit.Stopped, exit.Reason
 		case e.alive():

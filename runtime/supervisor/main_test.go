@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		if len(os.Args) == 6 {
 			cfg.Release = os.Args[5]
 		}
-		go endWithTest(cfg, os.Getppid())
+		go endWithTest(cfg)
 		err := Run(ctx, cfg)
 		stop()
 		if err != nil {
@@ -52,8 +52,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// endWithTest takes everything away when the test was killed and cannot do so itself.
-func endWithTest(cfg Config, test int) {
+// endWithTest takes everything away when the test was killed and cannot do so itself. Its parent may be another, which a
+// test kills.
+func endWithTest(cfg Config) {
+	text, err := os.ReadFile(filepath.Join(cfg.StateDir, "test.pid"))
+	if err != nil {
+		return
+	}
+	test, err := strconv.Atoi(string(text))
+	if err != nil {
+		return
+	}
 	pidfd, err := openPidfd(test)
 	if err != nil {
 		return
@@ -90,6 +99,12 @@ func newEnv(t testing.TB) *env {
 		Instance: fmt.Sprintf("test-%d-%d", os.Getpid(), instances.Add(1)),
 	}}
 	e.self = []string{"/proc/self/exe", "supervisor", e.cfg.StateDir, e.cfg.RunDir, e.cfg.Instance}
+	if err := os.MkdirAll(e.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(e.cfg.StateDir, "test.pid"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	e.ensure()
 	t.Cleanup(func() {
 		if log, err := os.ReadFile(filepath.Join(e.cfg.StateDir, logFile)); err == nil && bytes.Contains(log, []byte("DATA RACE")) {

@@ -47,7 +47,7 @@ func TestWatchOutlivesSupervisor(t *testing.T) {
 	e.held(pid)
 	e.killSupervisor()
 	for to, sig := range map[int]unix.Signal{pid: unix.SIGTERM, other: unix.SIGUSR1} {
-		if err := unix.Kill(to, sig); err != nil {
+		if err = unix.Kill(to, sig); err != nil {
 			t.Fatal(err)
 		}
 	}

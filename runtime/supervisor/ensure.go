@@ -47,7 +47,7 @@ func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
 	}
 	defer func() { _ = lock.Close() }()
 	for began := time.Now(); ; {
-		if c, err := Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
+		if c, err = Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
 			return c, err
 		}
 		err = spawn(ctx, cfg, self)

@@ -40,7 +40,7 @@ func TestFormats(t *testing.T) {
 		}, &Exit{}},
 		{"handover-v1.json", handover{
 			Version: 1, Detached: true, Since: at, Lock: 3, Listener: 7,
-			Runs: []handedRun{{Run: runRef{ID: "web-1", Pid: 4242, StartTime: 987654}, FDs: []int{8, 9, 10}}},
+			Runs:  []handedRun{{Run: runRef{ID: "web-1", Pid: 4242, StartTime: 987654}, FDs: []int{8, 9, 10}}},
 			Files: []int{15, 16},
 			Waits: []handedWait{
 				{Op: opUpgrade, Conn: 11}, {Op: opStop, Conn: 12, ID: "web-1"}, {Op: opExec, Conn: 13, Pid: 4300, Pidfd: 14},

@@ -174,7 +174,7 @@ func TestHolderRevives(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.awaitLine(req, "alive") // nobody but the holder has started one
-	e.ensure() // until it listens
+	e.ensure()                // until it listens
 	e.awaitHeld(h, "needy")
 	if err := e.c.Delete(e.ctx(), req.ID); err != nil {
 		t.Fatal(err)

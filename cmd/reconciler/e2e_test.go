@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,11 +56,18 @@ var usedBinary bool
 type server struct {
 	t                          testing.TB
 	bin, dir, instance, secret string
+	stateDir                   string
 	env                        []string
 }
 
 // newServer makes a server, and at the test's end takes it down and looks for what is left of it.
 func newServer(t testing.TB) *server {
+	t.Helper()
+	return newServerOn(t, "")
+}
+
+// newServerOn is newServer with a state directory that is there already, such as on a disk of its own.
+func newServerOn(t testing.TB, stateDir string) *server {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes real containers")
@@ -76,7 +84,10 @@ func newServer(t testing.TB) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, bin: bin, dir: dir, instance: strings.ToLower(filepath.Base(dir)), secret: filepath.Join(dir, "secrets")}
+	s := &server{
+		t: t, bin: bin, dir: dir, instance: strings.ToLower(filepath.Base(dir)), secret: filepath.Join(dir, "secrets"),
+		stateDir: cmp.Or(stateDir, filepath.Join(dir, "state")),
+	}
 	s.env = append(os.Environ(), "RECONCILER_STATE_DIR="+s.state(), "RECONCILER_RUN_DIR="+s.run(), "RECONCILER_INSTANCE="+s.instance)
 	t.Cleanup(func() {
 		if r := s.do("down", "--volumes", "--yes"); r.code != 0 {
@@ -90,7 +101,7 @@ func newServer(t testing.TB) *server {
 	return s
 }
 
-func (s *server) state() string { return filepath.Join(s.dir, "state") }
+func (s *server) state() string { return s.stateDir }
 func (s *server) run() string   { return filepath.Join(s.dir, "run") }
 
 // do runs the program and returns how it ended.

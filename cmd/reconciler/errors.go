@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 
 	"reconciler/manifest"
 	"reconciler/reconcile/api"
@@ -64,8 +66,21 @@ func hintOf(err error) string {
 	case source.Hint(err) != "":
 		return source.Hint(err)
 	default:
-		return runtime.HintOf(err)
+		return cmp.Or(runtime.HintOf(err), hintOfDisk(err))
 	}
+}
+
+// hintOfDisk says what a person can do about a disk that takes nothing.
+func hintOfDisk(err error) string {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return "the disk is read-only, perhaps because of errors on it: see `dmesg`, and mount it writable again"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "free space on the disk, and inodes (`df -i`), such as with `reconciler image prune`"
+	case errors.Is(err, unix.EIO):
+		return "the disk has errors: see `dmesg`"
+	}
+	return ""
 }
 
 // errorReport is what -o json says of an error.

@@ -306,6 +306,45 @@ func TestDamagedStateIsToldOf(t *testing.T) {
 	}
 }
 
+// No part of a file is taken for the whole of it, and nothing for an empty state: a cut at any byte is damage.
+func TestCutAtEveryByteIsDamage(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := s.Save(sampleState()); err != nil {
+		t.Fatal(err)
+	}
+	state, err := os.ReadFile(statePath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range len(state) {
+		if body, err := decodeState(state[:cut]); err == nil {
+			t.Fatalf("cut at %d it is taken for %+v", cut, body)
+		}
+	}
+	sets, err := filepath.Glob(filepath.Join(dir, "sets", "*.json"))
+	if err != nil || len(sets) != 2 {
+		t.Fatalf("sets: %v, %v", sets, err)
+	}
+	for _, path := range sets {
+		digest := strings.TrimSuffix(filepath.Base(path), ".json")
+		for info, err := os.Stat(path); ; info, err = os.Stat(path) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Size() == 0 {
+				break
+			}
+			if err := os.Truncate(path, info.Size()-1); err != nil {
+				t.Fatal(err)
+			}
+			if set, err := loadSet(dir, digest); err == nil {
+				t.Fatalf("cut at %d it is taken for %+v", info.Size()-1, set)
+			}
+		}
+	}
+}
+
 func TestNewerStateIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(statePath(dir), []byte(`{"version": 99, "sum": "0", "state": {}}`), 0o600); err != nil {

@@ -2,6 +2,8 @@ package image
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -255,4 +257,48 @@ func TestPruneSparesWhatIsBeingPulled(t *testing.T) {
 	if layers, blobs := stored(t, s); layers+blobs != 0 {
 		t.Fatal("a lease outlived its pull")
 	}
+}
+
+// However many generations of an image come, what Collect leaves stays within the bound, and what is in use or would be gone
+// back to is never among what it takes.
+func TestFiftyGenerations(t *testing.T) {
+	reg := newRegistry(t)
+	s := newStore(t)
+	const generations, size, room = 50, 64 << 10, 1 << 20 // room for a few of them, packed and unpacked
+	held := func() int64 {
+		var sum int64
+		for _, dir := range []string{s.images, s.layers} {
+			if err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+				if err != nil || !d.Type().IsRegular() {
+					return err
+				}
+				info, err := d.Info()
+				sum += info.Size()
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return sum
+	}
+	s.usage = func() (int, error) { return int(held() * 100 / room), nil }
+	var digests []string
+	for i := range generations {
+		ref := fmt.Sprintf("%s/web:%d", reg.host, i)
+		imagetest.Push(t, ref, randomImage(t, size, 1))
+		digests = append(digests, ensure(t, s, ref).Digest)
+		keep := digests[max(0, len(digests)-2):]
+		if _, err := s.Collect(t.Context(), keep, 85, 75); err != nil {
+			t.Fatal(err)
+		}
+		if got := held(); got > room*85/100 {
+			t.Fatalf("after %d generations %d bytes are held, %d may be", i+1, got, room*85/100)
+		}
+		for _, d := range keep {
+			if _, ok, err := s.Find("", d); !ok || err != nil {
+				t.Fatalf("after %d generations %s is gone: %v", i+1, d, err)
+			}
+		}
+	}
+	leftovers(t, s)
 }

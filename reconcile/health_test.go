@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +75,22 @@ func TestLivenessRestarts(t *testing.T) {
 			if !strings.Contains(events, want) {
 				t.Errorf("no event %q:\n%s", want, events)
 			}
+		}
+	})
+}
+
+// TestNeverRestarted fails where a container that is not to be started again is, because its probe gave it up.
+func TestNeverRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, t.TempDir())
+		w.push(containers(alive+"  restartPolicy: Never\n", "web"))
+		w.start()
+		defer w.stop()
+		w.rt.Fail(fake.OpExec, rtName("web"), -1, errCommand())
+		after(time.Minute)
+		row := w.row("web")
+		if row.Restarts != 0 || row.Ready || row.Health != report.Degraded || row.Reason != plan.ReasonUnhealthy || !strings.Contains(row.Message, "livenessProbe failed") {
+			t.Errorf("%+v", row)
 		}
 	})
 }
@@ -174,6 +191,38 @@ func TestPreStop(t *testing.T) {
 		w.wantRunning("cache", "db")
 		if events := w.events("web"); !slices.Contains(events, "FailedPreStopHook: preStop failed: run a command: no such program") {
 			t.Errorf("events: %q", events)
+		}
+	})
+}
+
+// TestStopAll fails where taking everything down leaves a hook out, or a hook's failure leaves a container running.
+func TestStopAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, t.TempDir())
+		w.push(containers("  lifecycle: {preStop: {exec: {command: [drain]}}}\n", "web", "db"))
+		w.start()
+		w.wantRunning("db", "web")
+		w.stop()
+		w.rt.Fail(fake.OpExec, rtName("web"), 1, errCommand())
+		var mu sync.Mutex
+		var told []string
+		err := StopAll(t.Context(), w.rt, func(name, what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, name+": "+what)
+		})
+		if want := []string{"web: preStop failed: run a command: no such program"}; err != nil || !slices.Equal(told, want) {
+			t.Errorf("%v, told %q, want %q", err, told, want)
+		}
+		w.wantRunning()
+		hooks := 0
+		for _, c := range w.rt.Calls() {
+			if c.Op == fake.OpExec {
+				hooks++
+			}
+		}
+		if hooks != 2 {
+			t.Errorf("%d hooks were run, want 2", hooks)
 		}
 	})
 }

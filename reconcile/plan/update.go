@@ -13,6 +13,7 @@ const (
 	ReasonProgressing = "Progressing"              // it becomes ready, or has to stay so for a while
 	ReasonDeadline    = "ProgressDeadlineExceeded" // it did not become ready in time, and nothing goes back
 	ReasonNotReady    = "NotReady"                 // it runs and is not ready
+	ReasonUnhealthy   = "Unhealthy"                // its probes gave it up, and it is not to be started again
 )
 
 // shortestProof is how long a container that nobody probes must run to have proved itself.
@@ -191,6 +192,10 @@ func (c *computation) gaveUp(s *runtime.Status) string {
 // dueUnwell says why s, which its probes gave up, is to be started again now. It runs on until then: starts are as far
 // apart as those of one that crashes.
 func (c *computation) dueUnwell(w *work, s *runtime.Status, of manifest.Workload, why string) string {
+	if of.Spec.RestartPolicy == manifest.RestartNever {
+		w.hold = &Hold{Name: w.name, Reason: ReasonUnhealthy, Message: why + "; not started again: its restartPolicy is Never"}
+		return ""
+	}
 	if w.past.Crashes == 0 || s.Ran >= longRun {
 		return why
 	}

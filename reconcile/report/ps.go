@@ -321,6 +321,8 @@ func (s *subject) healthOf(state string) string {
 		return Degraded
 	case busy:
 		return Progressing
+	case state == StateRunning && !s.ready():
+		return Progressing // the next plan says whether that takes too long
 	case state == StateRunning && s.current(), state == StateCompleted:
 		return Healthy
 	case state == StateRunning || state == StatePending:

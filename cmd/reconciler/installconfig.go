@@ -62,8 +62,8 @@ func yamlValue(flag *pflag.Flag) string {
 	case "stringToString":
 		pairs := map[string]string{}
 		for _, pair := range listOf(text) {
-			key, text, _ := strings.Cut(pair, "=")
-			pairs[key] = text
+			key, of, _ := strings.Cut(pair, "=")
+			pairs[key] = of
 		}
 		value = pairs
 	case "bool", "int":

@@ -75,7 +75,7 @@ func (a *app) runStats(ctx context.Context, args []string, opts statsOptions) er
 		if opts.watch {
 			a.newScreen()
 		}
-		return a.print(rows, func() error { return a.printStats(rows, opts) })
+		return a.print(rows, func() error { return a.printStats(rows) })
 	}
 	select { // what is used is a difference
 	case <-ctx.Done():
@@ -108,7 +108,7 @@ func statsRows(before, now []runtime.Stats, meant func(runtime.Stats) bool) []st
 	return rows
 }
 
-func (a *app) printStats(rows []statsRow, opts statsOptions) error {
+func (a *app) printStats(rows []statsRow) error {
 	if len(rows) == 0 {
 		a.errln("no containers run here")
 		return nil

@@ -29,8 +29,10 @@ func newServerOnSmallDisk(t *testing.T, mkfs ...string) *server {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	image, mnt := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
 	for _, cmd := range [][]string{
-		{"truncate", "-s", "64M", image}, append(append([]string{"mkfs.ext4", "-q", "-m", "0"}, mkfs...), image),
-		{"mkdir", mnt}, {"mount", "-o", "loop", image, mnt},
+		{"truncate", "-s", "64M", image},
+		append(append([]string{"mkfs.ext4", "-q", "-m", "0"}, mkfs...), image),
+		{"mkdir", mnt},
+		{"mount", "-o", "loop", image, mnt},
 		{"mkdir", "-m", "700", mnt + "/state"},
 	} {
 		if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
@@ -80,8 +82,8 @@ func takeInodes(t *testing.T, dir string) (free func()) {
 		err := os.WriteFile(filepath.Join(trash, fmt.Sprint(i)), nil, 0o600)
 		if errors.Is(err, unix.ENOSPC) {
 			return func() {
-				if err := os.RemoveAll(trash); err != nil {
-					t.Error(err)
+				if rmErr := os.RemoveAll(trash); rmErr != nil {
+					t.Error(rmErr)
 				}
 			}
 		}

@@ -216,29 +216,37 @@ func (a *app) wantsJSON(args []string) bool {
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", 3
 	for _, c := range candidates {
-		if d := distance(word, c); d < bestDistance || (strings.HasPrefix(c, word) && len(word) > 2 && best == "") {
+		d := distance(word, c)
+		closer := d < bestDistance || d == bestDistance && len(c) == len(word) && len(best) != len(word)
+		if closer || (strings.HasPrefix(c, word) && len(word) > 2 && best == "") {
 			best, bestDistance = c, min(d, bestDistance)
 		}
 	}
 	return best
 }
 
-// distance is the number of insertions, deletions and substitutions that make b of a (Levenshtein).
+// distance is the number of insertions, deletions, substitutions and exchanges of neighbours that make b of a (optimal string
+// alignment).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		previous := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
 			cost := 1
-			if a[i] == b[j] {
+			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			previous, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, previous+cost)
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/report"
@@ -123,6 +124,7 @@ func TestApprovedWhileLooking(t *testing.T) {
 				synctest.Wait()
 				w.src.stall(nil)
 				close(answer)
+				after(2 * time.Second) // what is new proves itself
 				s := w.status()
 				if follows && (s.Sync != report.Synced || s.Applied.Commit != last) {
 					t.Errorf("status %+v", s)

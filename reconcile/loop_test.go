@@ -56,6 +56,7 @@ func TestUnchangedCommitIsReadOnceAndWritesNothing(t *testing.T) {
 		w.push(containers("", "web"))
 		w.start()
 		defer w.stop()
+		after(2 * time.Second) // it proves itself
 		w.wantRunning("web")
 		written := w.agent.Counters().StateBytesWritten
 		after(time.Hour)
@@ -448,6 +449,7 @@ func TestPulledAlwaysIsForgotten(t *testing.T) {
 				w.start()
 				defer w.stop()
 			}
+			after(2 * time.Second) // it proves itself
 			w.wantRunning("web")
 		}
 		if want := []string{"sha256:8", "sha256:9"}; !slices.Equal(kept, want) {

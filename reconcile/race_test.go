@@ -70,14 +70,15 @@ func TestStepToldToEndTouchesNothing(t *testing.T) {
 	for range 10 { // it was a matter of luck
 		run(t, func(t *testing.T, w *world) {
 			w.cfg.Runtime = heedless{w.rt}
-			w.push(merge(containers("", "db"), containers("  dependsOn: [db]\n", "web")))
+			forGood := "  strategy: {rollback: false}\n"
+			w.push(merge(containers(forGood, "db"), containers("  dependsOn: [db]\n", "web")))
 			w.start()
 			defer w.stop()
 			w.wantRunning("db", "web")
 			web := w.idOf("web")
 			release := w.rt.Pause(fake.OpPrepare, rtName("web"))
 			w.rt.Fail(fake.OpCreate, rtName("db"), 1, errors.New("no space left on device"))
-			w.push(merge(containers("  env: {A: b}\n", "db"), containers("  dependsOn: [db]\n  env: {A: b}\n", "web")))
+			w.push(merge(containers(forGood+"  env: {A: b}\n", "db"), containers("  dependsOn: [db]\n  env: {A: b}\n", "web")))
 			w.wantRunning("web")
 			release()
 			if now := w.idOf("web"); now != web {

@@ -24,7 +24,7 @@ func (c *computation) conditionOf(of manifest.Workload, dep *work) manifest.Cond
 		}
 		on = true
 	}
-	if on && c.in.Health != nil && (dep.want.Spec.ReadinessProbe != nil || dep.want.Spec.StartupProbe != nil) {
+	if on && c.isProbed(dep.want.Spec) {
 		return manifest.ConditionHealthy
 	}
 	return manifest.ConditionStarted

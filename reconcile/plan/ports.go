@@ -107,6 +107,8 @@ func (p *ports) conflict(pl *placement, w *work) string {
 			case pl.state[pl.c.byName[h.name]] == visiting:
 				return fmt.Sprintf("wants port %s of this server, which %s has, who waits for %s in turn: take the port away from one of them in a commit before",
 					describePort(port), h.name.Short(), w.name.Short())
+			case pl.movesAway(h, port):
+				return fmt.Sprintf("wants port %s of this server, which %s has until its new container has proved itself", describePort(port), h.name.Short())
 			default:
 				return fmt.Sprintf("wants port %s of this server, which %s has", describePort(port), h.name.Short())
 			}
@@ -137,6 +139,19 @@ func (p *placement) givesUp(h holder, port runtime.Port) bool {
 			!slices.ContainsFunc(w.step.Spec.Ports, port.Collides)
 	default:
 		return false
+	}
+}
+
+// movesAway reports whether what has a port keeps it only for as long as an update that gives it up may be gone back from.
+func (p *placement) movesAway(h holder, port runtime.Port) bool {
+	w := p.c.byName[h.name]
+	switch {
+	case w == nil || w.keep == nil || w.keep.ID != h.id:
+		return false
+	case w.candidate != nil:
+		return !slices.ContainsFunc(w.candidate.Spec.Ports, port.Collides)
+	default:
+		return w.step != nil && w.step.Op == OpReplace && !slices.ContainsFunc(w.step.Spec.Ports, port.Collides)
 	}
 }
 

@@ -126,7 +126,7 @@ func (c *computation) undoGated(w *work) bool {
 // tidy sees to it that the good container of w serves, and that nothing but the one that failed last, stopped, is beside it. It
 // reports whether there is something to do.
 func (c *computation) tidy(w *work) bool {
-	if !w.good {
+	if !w.good || c.isReplacing(w) {
 		return false
 	}
 	failedRuns := w.failed != nil && w.failed.State == runtime.StateRunning

@@ -67,8 +67,8 @@ func (c *computation) exclusive(w *work) string {
 	return ""
 }
 
-// isGood reports whether s is what an update of w goes back to: it proved itself, as is known, or does well as far as can be
-// seen.
+// isGood reports whether s is what an update of w goes back to: it proved itself, as is known, or it does well as far as can
+// be seen.
 func (c *computation) isGood(w *work, s *runtime.Status) bool {
 	of := c.madeFrom(w, s)
 	switch {
@@ -79,13 +79,18 @@ func (c *computation) isGood(w *work, s *runtime.Status) bool {
 	}
 	switch s.State {
 	case runtime.StateRunning:
-		j := c.judge(of, s)
-		return j.proven || j.ready && s.Ran >= shortestProof
+		return c.judge(of, s).ready && (w.past.Crashes == 0 || s.Ran >= shortestProof)
 	case runtime.StateExited:
 		return s.Ran >= shortestProof
 	default:
 		return false
 	}
+}
+
+// isReplacing reports whether a step in flight replaces w's container by what is wanted: what it stops is to be down.
+func (c *computation) isReplacing(w *work) bool {
+	f, ok := c.in.InFlight[w.name]
+	return ok && f.Op == OpReplace && f.Digest == w.want.Digest
 }
 
 // madeFrom returns the workload that s was made from; one that says nothing where that cannot be read.
@@ -103,7 +108,7 @@ func (c *computation) madeFrom(w *work, s *runtime.Status) manifest.Workload {
 // isDown starts what ran before where it is down by our doing or nobody saw why, before anything else is done for w.
 func (c *computation) isDown(w *work) bool {
 	s := w.keep
-	if s.State != runtime.StateExited || !s.Stopped && s.Reason != runtime.ReasonSupervisorLost {
+	if c.isReplacing(w) || s.State != runtime.StateExited || !s.Stopped && s.Reason != runtime.ReasonSupervisorLost {
 		return false
 	}
 	of := c.madeFrom(w, s)
@@ -148,7 +153,7 @@ func (c *computation) judge(of manifest.Workload, s *runtime.Status) judgement {
 	}
 	stay := time.Duration(*strategy.MinReadySeconds) * time.Second
 	stayed := s.Ran
-	if probed := c.in.Health != nil && IsProbed(of.Spec); !probed {
+	if !c.isProbed(of.Spec) {
 		stay = max(stay, shortestProof)
 	} else {
 		if !h.Started || !h.Ready {
@@ -157,6 +162,11 @@ func (c *computation) judge(of manifest.Workload, s *runtime.Status) judgement {
 		stayed = h.ReadyFor
 	}
 	return judgement{ready: true, proven: stayed >= stay, wait: max(0, stay-stayed)}
+}
+
+// isProbed reports whether it is known when a container of s is ready.
+func (c *computation) isProbed(s manifest.Spec) bool {
+	return c.in.Health != nil && IsProbed(s)
 }
 
 // late says what becomes of a container that is not ready after it ran for so long. known is whether its probes had a say.
@@ -314,26 +324,26 @@ func Began(h History, s Step) History {
 	return h
 }
 
-// watch holds w while its container runs and is not ready, and has one that is ready answer for its name.
+// watch holds w while its container runs and is not ready, has one that is ready answer for its name, and notes when it has
+// proved itself.
 func (c *computation) watch(w *work) {
 	if w.keep.State != runtime.StateRunning {
 		return
 	}
-	probed := c.in.Health != nil && IsProbed(w.want.Spec)
-	if !probed {
-		if !w.keep.Serving {
-			c.switchTo(w, w.keep, "nothing else of the name is here")
-		}
-		return
+	if w.keep.ID == w.past.Good && w.keep.Serving && !c.isProbed(w.want.Spec) {
+		return // as nearly always
 	}
-	switch j := c.judge(*w.want, w.keep); {
+	j := c.judge(*w.want, w.keep)
+	if j.wait > 0 {
+		c.wakeIn(j.wait)
+	}
+	switch {
 	case j.ready && !w.keep.Serving:
-		c.switchTo(w, w.keep, "it is ready")
+		c.switchTo(w, w.keep, "it is ready, and nothing else of the name is here")
+	case j.proven && w.keep.ID != w.past.Good:
+		c.proven = append(c.proven, Proof{Name: w.name, ID: w.keep.ID})
 	case j.ready:
 	case !j.late:
-		if j.wait > 0 {
-			c.wakeIn(j.wait)
-		}
 		w.hold = &Hold{Name: w.name, Reason: ReasonProgressing, Message: notReady(j)}
 	default:
 		w.hold = &Hold{Name: w.name, Reason: ReasonNotReady, Message: notReady(j)}

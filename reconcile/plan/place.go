@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"reconciler/manifest"
 	"reconciler/runtime"
@@ -94,7 +95,7 @@ func (p *placement) settle(w *work) {
 	before := w.step
 	hold := p.tryTake(w)
 	if hold != nil && before.Beside && hold.Reason == ReasonInsufficient {
-		before.Reason += recreated(fmt.Sprintf("both do not fit on this server: the new one %s", hold.Message))
+		before.Reason += recreated(fmt.Sprintf("both do not fit on this server: the new one %s", strings.TrimSuffix(hold.Message, kept(w))))
 		p.c.recreate(w)
 		hold = p.tryTake(w)
 	}

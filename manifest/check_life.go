@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,13 +202,15 @@ func (c *checker) job(s *Spec) {
 	c.atLeast(at("startingDeadlineSeconds"), s.StartingDeadlineSeconds, 0)
 	c.atLeast(at("successfulJobsHistoryLimit"), s.SuccessfulJobsHistoryLimit, 0)
 	c.atLeast(at("failedJobsHistoryLimit"), s.FailedJobsHistoryLimit, 0)
-	switch _, err := cron.ParseStandard(s.Schedule); {
+	switch schedule, err := cron.ParseStandard(s.Schedule); {
 	case s.Schedule == "":
 		c.problem(at("schedule"), "is missing: want five fields such as \"30 4 * * *\", @hourly or \"@every 10m\"")
 	case strings.Contains(s.Schedule, "TZ="):
 		c.problem(at("schedule"), "the zone goes into timeZone")
 	case err != nil:
 		c.problem(at("schedule"), "want five fields such as \"30 4 * * *\", @hourly or \"@every 10m\", not %s: %s", quote(s.Schedule), printable(clip(err.Error())))
+	case schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero():
+		c.problem(at("schedule"), "%s never comes: no such day is in the calendar", quote(s.Schedule))
 	}
 	if s.TimeZone != "" {
 		if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "Local" {
@@ -243,4 +246,27 @@ func (c *checker) script(s *Spec) {
 			s.Script.Content = data
 		}
 	}
+	if len(s.Command) == 0 {
+		c.runnable(s.Script.Code())
+	}
+}
+
+// runnable wants code that the kernel can run by itself.
+func (c *checker) runnable(code []byte) {
+	first, _, _ := bytes.Cut(code, []byte("\n"))
+	switch {
+	case len(code) == 0 || bytes.HasPrefix(code, []byte("\x7fELF")):
+	case !bytes.HasPrefix(code, []byte("#!")):
+		c.problem(at("script"), "nothing says what runs it: begin it with a line such as #!/bin/sh, or name its interpreter in command")
+	case bytes.HasSuffix(first, []byte("\r")):
+		c.problem(at("script"), "its first line ends with a carriage return, which would be taken for a part of the interpreter's name: save it with Unix line ends")
+	}
+}
+
+// Code returns the script itself.
+func (s Script) Code() []byte {
+	if s.Inline != "" {
+		return []byte(s.Inline)
+	}
+	return s.Content
 }

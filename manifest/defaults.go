@@ -20,7 +20,29 @@ const (
 	DefaultProbeFailures      = 3
 
 	DefaultProgressDeadlineSeconds = 60
+
+	DefaultBackoffLimit   = 6
+	DefaultSuccessfulKept = 3 // runs of a CronJob
+	DefaultFailedKept     = 1
 )
+
+// DefaultedFor is Defaulted with the defaults that only workloads of this kind have.
+func DefaultedFor(kind Kind, s Spec) Spec {
+	if kind != KindJob && kind != KindCronJob {
+		return Defaulted(s)
+	}
+	orDefault(&s.RestartPolicy, RestartOnFailure)
+	s.BackoffLimit = orPointer(s.BackoffLimit, DefaultBackoffLimit)
+	if kind == KindJob {
+		orDefault(&s.OnNewNode, OnNewNodeRun)
+		return Defaulted(s)
+	}
+	orDefault(&s.ConcurrencyPolicy, ConcurrencyAllow)
+	s.Suspend = orPointer(s.Suspend, false)
+	s.SuccessfulJobsHistoryLimit = orPointer(s.SuccessfulJobsHistoryLimit, DefaultSuccessfulKept)
+	s.FailedJobsHistoryLimit = orPointer(s.FailedJobsHistoryLimit, DefaultFailedKept)
+	return Defaulted(s)
+}
 
 // Defaulted returns s with this release's defaults where the manifest does not say; s is not changed. What the image
 // decides (command, user, working directory, stop signal) and what the name decides (host name) stays absent, as does what another manifest decides (the condition of a dependency).

@@ -20,7 +20,7 @@ func Diff(from, to Workload) []Change {
 	df.change("kind", string(from.Kind), string(to.Kind), ClassReplace)
 	df.texts("metadata.labels", from.Labels, to.Labels, ClassTakeOver)
 	df.texts("metadata.annotations", from.Annotations, to.Annotations, ClassTakeOver)
-	a, b := Defaulted(from.Spec), Defaulted(to.Spec)
+	a, b := DefaultedFor(from.Kind, from.Spec), DefaultedFor(to.Kind, to.Spec)
 	orDefault(&a.Hostname, from.Name.Name)
 	orDefault(&b.Hostname, to.Name.Name)
 	df.values("spec", "", reflect.ValueOf(a), reflect.ValueOf(b))

@@ -94,7 +94,7 @@ type JobSpec struct {
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
 	// TTLSecondsAfterFinished is how long the result and output of a finished Job are kept.
 	TTLSecondsAfterFinished *int64 `json:"ttlSecondsAfterFinished,omitempty"`
-	// Script is code from the commit that is run inside.
+	// Script is code from the commit that is run inside: by itself, or by command, which gets its path as the last argument.
 	Script *Script `json:"script,omitempty"`
 	// OnNewNode says whether a server that first starts after the commit runs the Job: Run or Skip. Not for a CronJob.
 	OnNewNode OnNewNode `json:"onNewNode,omitempty"`

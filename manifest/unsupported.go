@@ -7,7 +7,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// notSupported ends the message about a field or kind that this release decodes and does not act on.
+// notSupported ends the message about a field that this release decodes and does not act on.
 const notSupported = "not supported yet by this release"
 
 // laterField is a field whose behaviour a later release brings. It is decoded and validated like any other, and
@@ -25,12 +25,6 @@ func laterFields() []laterField {
 		{path: "initContainers"},
 	}
 }
-
-// laterKinds are kinds that are decoded and validated, and refused.
-func laterKinds() []string { return []string{string(KindJob), string(KindCronJob)} }
-
-// notYet reports whether a kind is left to a later release.
-func notYet(kind string) bool { return slices.Contains(laterKinds(), kind) }
 
 // refuseUnsupported tells of every field of spec that a later release brings.
 func (d *decoder) refuseUnsupported(spec *yaml.Node) {

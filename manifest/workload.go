@@ -187,9 +187,6 @@ func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *varia
 		v.position = d.position(n)
 	}
 	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree, profile: ld.profile}
-	if w.Kind != KindContainer && notYet(string(w.Kind)) {
-		d.report(Problem{Position: d.position(child(doc, "kind")), Field: "kind", Message: string(w.Kind) + " is " + notSupported})
-	}
 	d.refuseUnsupported(spec)
 	c.spec(&v.workload.Spec)
 	v.refs = c.refs

@@ -70,6 +70,11 @@ type Config struct {
 	// Collect takes away images that are neither in use nor in keep (digests), if the disk is full enough. Nil: never.
 	Collect func(ctx context.Context, keep []string) error
 
+	// Output returns the end of what the last start of a container wrote, for the history of Jobs. Nil: nothing is kept of it.
+	Output func(ctx context.Context, id runtime.ID) (string, error)
+	// BuiltAt is when this program was built: while the clock says that it is earlier, no CronJob runs. Zero: not known.
+	BuiltAt time.Time
+
 	// HintOf says what a person can do about an error of Source; "" where nobody knows. Nil: never.
 	HintOf func(error) string
 	// Gone says, in one word, that an error of Source means that what is followed is not there any more, such as its
@@ -92,6 +97,11 @@ type Config struct {
 	health healthSource
 	// watchDirs is how secrets are watched.
 	watchDirs func(ctx context.Context, dirs []string, changed func()) error
+	// bootTime reads a clock that nobody sets, of the run of the kernel that bootID names.
+	bootTime func() time.Duration
+	bootID   string
+	// watchClock tells when the other one was set.
+	watchClock func(ctx context.Context) (<-chan struct{}, error)
 }
 
 // The defaults of Config.
@@ -123,6 +133,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.watchDirs == nil {
 		c.watchDirs = watchDirs
+	}
+	if c.bootTime == nil {
+		c.bootTime, c.bootID = bootTime, bootID()
+	}
+	if c.watchClock == nil {
+		c.watchClock = watchClock
+	}
+	if c.BuiltAt.IsZero() {
+		c.BuiltAt = earliest()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

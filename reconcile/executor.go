@@ -56,6 +56,8 @@ func (x *executor) run(ctx context.Context, j *job) (string, error) {
 		return "", x.rt.Serve(ctx, j.step.ID, true)
 	case plan.OpRollback:
 		return "", x.rollBack(ctx, j)
+	case plan.OpEnd:
+		return "", x.stopAll(ctx, j)
 	default:
 		return "", x.takeAway(ctx, j)
 	}

@@ -64,7 +64,8 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 			*a = report.Activity{Op: step.Op, Phase: report.PhaseWaiting, Since: f.started}
 		})
 		l.beginHistory(f)
-		l.record(journal.Record{Type: journal.TypeIntent, Commit: f.commit, Name: &f.step.Name, Op: step.Op, Reason: step.Reason})
+		owner := plan.Owner(step.Name)
+		l.record(journal.Record{Type: journal.TypeIntent, Commit: f.commit, Name: &owner, Op: step.Op, Reason: step.Reason})
 		l.log.Info("step begins", "op", string(step.Op), "name", step.Name.Short(), "reason", step.Reason)
 		begun = append(begun, f)
 	}
@@ -88,7 +89,8 @@ func (l *loop) statusOf(id runtime.ID) *runtime.Status {
 
 func (l *loop) isCrash(step plan.Step) bool {
 	o := l.statusOf(step.ID)
-	return step.Crash || step.Op == plan.OpRestart && o != nil && o.State == runtime.StateExited && !o.Stopped
+	return step.Crash || step.Op == plan.OpRestart && step.Workload.Kind == manifest.KindContainer && o != nil &&
+		o.State == runtime.StateExited && !o.Stopped
 }
 
 // openGates lets those steps go on whose dependencies have no step in the plan or in flight any more.
@@ -117,8 +119,9 @@ func (l *loop) stepEnded(f *flight, digest string, err error) {
 	name, step := f.step.Name, f.step
 	delete(l.flights, name)
 	l.a.setActivity(name, nil)
+	owner := plan.Owner(name)
 	r := journal.Record{
-		Type: journal.TypeResult, Commit: f.commit, Name: &step.Name, Op: step.Op, Reason: step.Reason,
+		Type: journal.TypeResult, Commit: f.commit, Name: &owner, Op: step.Op, Reason: step.Reason,
 		Result: journal.StepDone, ImageDigest: digest, DurationMs: time.Since(f.started).Milliseconds(),
 	}
 	var cancelled *cancelledError
@@ -218,6 +221,9 @@ func (l *loop) noticeExits(now []runtime.Status) {
 			continue
 		}
 		name := manifest.Name(o.Spec.Name)
+		if _, isJob := l.ledger.Jobs[name]; isJob {
+			continue // see advanceJobs
+		}
 		if f := l.flights[name]; f != nil && f.step.Op != plan.OpUpdate {
 			continue // a step is ending or starting it
 		}

@@ -168,6 +168,7 @@ type world struct {
 
 func newWorld(t testing.TB, dir string) *world {
 	w := &world{t: t, dir: dir, src: &memSource{hints: make(chan struct{}, 1)}, rt: fake.New(fake.Options{})}
+	began := time.Now()
 	w.cfg = Config{
 		Node: "edge-1", Instance: "test", StateDir: dir, Source: w.src, Runtime: w.rt,
 		Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/"}},
@@ -175,6 +176,12 @@ func newWorld(t testing.TB, dir string) *world {
 		Starts: 4, MaxUnavailable: 25,
 		// Files change outside of a bubble of virtual time: only what is seen at a poll is tested there.
 		watchDirs: func(context.Context, []string, func()) error { return errors.New("cannot be watched") },
+		bootTime:  func() time.Duration { return time.Since(began) }, bootID: "boot-1",
+		watchClock: func(context.Context) (<-chan struct{}, error) { return nil, nil },
+		BuiltAt:    time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), // the clock of a bubble begins in 2000
+		Output: func(_ context.Context, id runtime.ID) (string, error) {
+			return strings.Join(w.rt.Output(id), "\n"), nil
+		},
 		Load: func(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
 			w.loads.Add(1)
 			return manifest.Load(tree, rev, manifest.Node{Name: w.cfg.Node})

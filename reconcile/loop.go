@@ -32,6 +32,9 @@ type loop struct {
 	unwritten []journal.Record // of earlier turns, which could not be written
 	answers   []answered
 	histories map[manifest.Name]plan.History
+	ledger    plan.Ledger
+	seen      plan.Moment            // when the ledger was brought up to date last
+	reading   map[manifest.Name]bool // whose output is being read
 
 	fetch     fetchState
 	candidate *manifest.Set // the newest set that could be used; nil before the first
@@ -63,6 +66,7 @@ func newLoop(a *Agent, state journal.State, key []byte) *loop {
 	}
 	l := &loop{
 		a: a, cfg: a.cfg, log: a.cfg.Logger, state: state, histories: histories,
+		ledger: state.Ledger.Clone(), reading: map[manifest.Name]bool{},
 		exec:    newExecutor(a),
 		flights: map[manifest.Name]*flight{}, places: map[manifest.Name]int{}, warnings: map[string]string{},
 		secrets: newSecretReader(key),
@@ -142,10 +146,14 @@ func (l *loop) turn(ctx context.Context) {
 	l.observed = observed
 	l.observeHealth()
 	l.recoverAccepted()
+	if !l.state.Down {
+		l.advanceJobs(l.state.Accepted, false)
+	}
 	// Not the time at which this turn began: failures that were noted since would seem to be of a clock that was set back.
 	p, set := l.decide(ctx, time.Now())
 	l.current = p
 	l.wakeAt(p.Wake)
+	l.readOutputs(ctx)
 	l.watchSecrets(ctx)
 	for _, name := range p.Cancel {
 		if f := l.flights[name]; f != nil {
@@ -218,6 +226,7 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 		InFlight: map[manifest.Name]plan.InFlight{}, ImageDigests: l.state.ImageDigests,
 		SecretDigests: l.secrets.digests(&desired, l.state.Accepted),
 		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
+		Ledger: l.ledger, Boot: l.cfg.bootTime(), BootID: l.cfg.bootID, NotBefore: l.cfg.BuiltAt,
 	}
 	for name, f := range l.flights {
 		in.InFlight[name] = plan.InFlight{
@@ -259,6 +268,7 @@ func (l *loop) clampRetries(now time.Time) {
 
 // accept brings set into force.
 func (l *loop) accept(set *manifest.Set) {
+	newNode := l.state.Accepted == nil && l.state.AcceptedRevision.Commit == ""
 	l.log.Info("commit accepted", "commit", set.Revision.Short(), "subject", set.Revision.Subject, "containers", len(set.Workloads))
 	l.state.Accepted, l.state.AcceptedRevision = set, set.Revision
 	l.state.Node = set.Node.Name
@@ -268,6 +278,8 @@ func (l *loop) accept(set *manifest.Set) {
 	l.dropHistories(set)
 	l.dropImageDigests(set)
 	l.record(journal.Record{Type: journal.TypeAccepted, Commit: set.Revision.Commit, Revision: &set.Revision})
+	l.advanceJobs(set, newNode)
+	l.a.poke() // the plan that let it in did not know its Jobs yet
 }
 
 // dropHistories forgets names that are gone from the set and from the server.
@@ -300,7 +312,10 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	}
 	commit, result, message := set.Revision.Commit, journal.ResultApplied, ""
 	for _, h := range p.Held {
+		_, _, isRun := plan.RunOf(h.Name)
 		switch {
+		case isRun: // it is the clock's, not the commit's
+			continue
 		case h.Reason == plan.ReasonProgressing:
 			return false
 		case h.Reason == plan.ReasonRolledBack && result != journal.ResultRolledBack:
@@ -346,7 +361,7 @@ func (l *loop) flush() {
 	var err error
 	if l.dirty {
 		st := l.state
-		st.Histories = maps.Clone(l.histories)
+		st.Histories, st.Ledger = maps.Clone(l.histories), l.ledger.Clone()
 		if err = l.store.Save(st); err == nil {
 			l.dirty = false
 		}

@@ -97,7 +97,9 @@ func (a *Agent) verb(ctx context.Context, name manifest.Name, word, message stri
 		if !l.knows(name) {
 			return &NotFoundError{What: name.Short()}
 		}
-		l.setHistory(name, change(l.histories[name]))
+		if !l.runAgain(name) {
+			l.setHistory(name, change(l.histories[name]))
+		}
 		l.record(journal.Record{Type: journal.TypeVerb, Name: &name, Reason: word, Message: message})
 		return nil
 	})
@@ -210,7 +212,7 @@ func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
 // publish makes what is known now what View returns.
 func (l *loop) publish() {
 	st := l.state
-	st.Histories = maps.Clone(l.histories)
+	st.Histories, st.Ledger = maps.Clone(l.histories), l.ledger.Clone()
 	v := &report.View{
 		Node: l.cfg.Node, Instance: l.cfg.Instance, Source: l.cfg.SourceInfo, State: st,
 		Observed: l.observed, Health: l.health, ObservedError: l.listError, Plan: l.current, Fetch: l.fetch.last, Now: time.Now(),

@@ -16,6 +16,11 @@ func (l *loop) watch(ctx context.Context) {
 		})
 	})
 	l.wg.Go(func() {
+		follow(ctx, l.cfg.watchClock, l.a.poke, func(err error) {
+			l.log.Warn("cannot tell when the clock is set, looking at every poll instead", "error", err)
+		})
+	})
+	l.wg.Go(func() {
 		look := func() { l.a.post(func(l *loop) { l.fetch.wanted = true }) }
 		follow(ctx, l.cfg.Source.Watch, look, func(err error) {
 			l.log.Warn("cannot watch the source, looking at every poll instead", "error", err)

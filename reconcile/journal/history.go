@@ -47,7 +47,16 @@ type StepEntry struct {
 	Error       string        `json:"error"`
 	ImageDigest string        `json:"imageDigest"`
 	DurationMs  int64         `json:"durationMs"`
+	// ExitCode is of a Job that ran (OpRun), with Output, the end of what it wrote, as long as that is kept. Run is when a
+	// CronJob's run was due.
+	ExitCode *int       `json:"exitCode,omitempty"`
+	Output   string     `json:"output,omitempty"`
+	Run      *time.Time `json:"run,omitempty"`
 }
+
+// OpRun is the operation of a StepEntry that tells how a Job, or the last run of a CronJob, ended: with the result of
+// plan.JobResult.
+const OpRun plan.Op = "run"
 
 // maxEntries is how many commits are remembered when their records are dropped.
 const maxEntries = 500
@@ -76,7 +85,7 @@ func (f *folder) add(r Record) {
 		f.open(r, ResultRejected)
 	case TypeBlocked:
 		f.open(r, ResultBlocked)
-	case TypeIntent, TypeResult:
+	case TypeIntent, TypeResult, TypeRan:
 		if e := f.find(r.Commit); e != nil {
 			e.step(r)
 		}
@@ -131,6 +140,9 @@ func (e *Entry) step(r Record) {
 	s := StepEntry{
 		Op: r.Op, Name: *r.Name, Reason: r.Reason, Result: r.Result, Error: r.Error,
 		ImageDigest: r.ImageDigest, DurationMs: r.DurationMs,
+	}
+	if r.Type == TypeRan {
+		s.Op, s.Reason, s.Error, s.ExitCode, s.Run = OpRun, r.Reason, r.Message, r.ExitCode, r.Run
 	}
 	if r.Type == TypeIntent {
 		s.Result = StepInterrupted // until its result is read

@@ -27,6 +27,7 @@ const (
 	TypeResult   Type = "result"   // a step has ended
 	TypeExited   Type = "exited"   // a container ended by itself
 	TypeHealth   Type = "health"   // a probe or hook found something out: Result is HealthWarning where it is bad
+	TypeRan      Type = "ran"      // a Job, or a run of a CronJob, is over: Result, Reason and ExitCode say how
 	TypeSettled  Type = "settled"  // nothing is left to do for a commit: Result says how it went
 	TypeVerb     Type = "verb"     // somebody asked for something: approve, retry, restart, suspend, resume
 	TypeNote     Type = "note"     // something else worth knowing, such as a repaired file
@@ -52,6 +53,9 @@ type Record struct {
 	Error       string `json:"error,omitempty"`
 	ImageDigest string `json:"imageDigest,omitempty"`
 	DurationMs  int64  `json:"durationMs,omitempty"`
+
+	ExitCode *int       `json:"exitCode,omitempty"` // with ran; nil: nobody saw it
+	Run      *time.Time `json:"run,omitempty"`      // with ran: when the run of a CronJob was due
 
 	Entry *Entry `json:"entry,omitempty"`
 }

@@ -48,6 +48,8 @@ type State struct {
 	Histories map[manifest.Name]plan.History
 	// Health is what the probes last said of the containers that ran: whether they were started and ready.
 	Health map[runtime.ID]plan.Health
+	// Ledger is what is remembered of Jobs and CronJobs.
+	Ledger plan.Ledger
 	// ImageDigests are what references with imagePullPolicy Always were last resolved to.
 	ImageDigests map[string]string
 	// Images are the digests that the last good generation ran with, PreviousImages those of the one before: what a
@@ -90,6 +92,7 @@ type stateBody struct {
 	Node             string                         `json:"node,omitempty"`
 	Histories        map[manifest.Name]plan.History `json:"histories,omitempty"`
 	Health           map[runtime.ID]plan.Health     `json:"health,omitempty"`
+	Ledger           plan.Ledger                    `json:"ledger,omitzero"`
 	ImageDigests     map[string]string              `json:"imageDigests,omitempty"`
 	Images           []string                       `json:"images,omitempty"`
 	PreviousImages   []string                       `json:"previousImages,omitempty"`
@@ -99,7 +102,7 @@ type stateBody struct {
 func (s State) body() stateBody {
 	b := stateBody{
 		AcceptedRevision: s.AcceptedRevision, Applied: s.Applied, AppliedAt: s.AppliedAt, Rejected: s.Rejected, Approved: s.Approved,
-		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, Health: s.Health, ImageDigests: s.ImageDigests,
+		Suspended: s.Suspended, Down: s.Down, Node: s.Node, Histories: s.Histories, Health: s.Health, Ledger: s.Ledger, ImageDigests: s.ImageDigests,
 		Images: s.Images, PreviousImages: s.PreviousImages,
 	}
 	if s.Accepted != nil {
@@ -182,7 +185,7 @@ func loadState(dir string, aside func(path string) string) (State, []string, err
 		return fromBody(dir, body, notes, aside)
 	}
 	if found {
-		notes = append(notes, "no usable state is left: approvals, backoffs and whether syncing was suspended are lost")
+		notes = append(notes, "no usable state is left: approvals, backoffs, which Jobs have run and whether syncing was suspended are lost")
 	}
 	return State{}, notes, nil
 }
@@ -191,7 +194,7 @@ func fromBody(dir string, body stateBody, notes []string, aside func(string) str
 	s := State{
 		AcceptedRevision: body.AcceptedRevision, Applied: body.Applied, AppliedAt: body.AppliedAt, Rejected: body.Rejected,
 		Approved: body.Approved, Suspended: body.Suspended, Down: body.Down, Node: body.Node,
-		Histories: body.Histories, Health: body.Health, ImageDigests: body.ImageDigests,
+		Histories: body.Histories, Health: body.Health, Ledger: body.Ledger, ImageDigests: body.ImageDigests,
 		Images: body.Images, PreviousImages: body.PreviousImages,
 	}
 	for _, want := range []struct {

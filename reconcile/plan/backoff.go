@@ -164,6 +164,9 @@ func (c *computation) due(w *work, s *runtime.Status, of manifest.Workload) stri
 
 // ended reports whether a container that exited by itself is not to be started again. of is what it was made from.
 func ended(of manifest.Workload, s *runtime.Status) bool {
+	if of.Kind == manifest.KindJob || of.Kind == manifest.KindCronJob {
+		return true // what comes after is another attempt
+	}
 	switch of.Spec.RestartPolicy {
 	case manifest.RestartNever:
 		return true

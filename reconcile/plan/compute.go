@@ -60,6 +60,9 @@ type computation struct {
 	byName map[manifest.Name]*work
 	// observed holds our containers by name, oldest first.
 	observed map[manifest.Name][]*runtime.Status
+	// runs are the containers of CronJobs, by the run's name; crons the CronJobs of set.
+	runs     map[manifest.Name][]*runtime.Status
+	crons    map[manifest.Name]*manifest.Workload
 	desired  map[manifest.Name]*manifest.Workload
 	accepted map[manifest.Name]*manifest.Workload
 	renames  renames
@@ -86,14 +89,21 @@ type work struct {
 }
 
 func newComputation(in Input) *computation {
-	c := &computation{in: in, observed: make(map[manifest.Name][]*runtime.Status, len(in.Observed))}
+	c := &computation{in: in, observed: make(map[manifest.Name][]*runtime.Status, len(in.Observed)), runs: map[manifest.Name][]*runtime.Status{}}
 	for i := range in.Observed {
 		s := &in.Observed[i]
 		if len(s.Spec.Origin) == 0 {
 			continue
 		}
 		n := manifest.Name{Namespace: s.Spec.Name.Namespace, Name: s.Spec.Name.Name}
-		c.observed[n] = append(c.observed[n], s)
+		if _, _, isRun := RunOf(n); isRun {
+			c.runs[n] = append(c.runs[n], s)
+		} else {
+			c.observed[n] = append(c.observed[n], s)
+		}
+	}
+	for _, list := range c.runs {
+		slices.SortFunc(list, compareAge)
 	}
 	for _, list := range c.observed {
 		slices.SortFunc(list, compareAge)
@@ -125,10 +135,15 @@ func (c *computation) gather() {
 			c.byName[name] = &work{name: name}
 		}
 	}
+	c.gatherRuns()
 	c.works = make([]*work, 0, len(c.byName))
 	for _, w := range c.byName {
 		w.past = c.in.History[w.name]
-		c.sortInstances(w)
+		if w.ends() {
+			w.keep, w.extra = pick(c.containers(w.name), w.digest())
+		} else {
+			c.sortInstances(w)
+		}
 		c.works = append(c.works, w)
 	}
 	slices.SortFunc(c.works, func(a, b *work) int { return a.name.Compare(b.name) })

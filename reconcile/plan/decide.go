@@ -14,7 +14,6 @@ const (
 	ReasonImagePull     = "ImagePullBackOff"
 	ReasonDependency    = runtime.ReasonDependencyNotReady
 	ReasonUnschedulable = "Unschedulable"
-	ReasonNotSupported  = "NotSupported"
 	ReasonConfig        = "CreateContainerConfigError" // the manifest cannot be lowered
 )
 
@@ -22,10 +21,10 @@ const (
 func (c *computation) decide(w *work) {
 	switch {
 	case c.isRenamed(w): // see renamed
+	case w.ends():
+		c.job(w)
 	case w.want == nil:
 		c.remove(w)
-	case w.want.Kind != manifest.KindContainer:
-		w.hold = &Hold{Name: w.name, Reason: ReasonNotSupported, Message: string(w.want.Kind) + " is not supported yet"}
 	case w.keep == nil:
 		c.create(w)
 	case w.candidate != nil:
@@ -225,6 +224,7 @@ func (c *computation) spec(w *work) (runtime.Spec, bool) {
 		w.hold = &Hold{Name: w.name, Reason: ReasonConfig, Message: err.Error()}
 		return runtime.Spec{}, false
 	}
+	spec.Name = runtimeName(w.name) // a run of a CronJob has a name of its own
 	spec.Revision = c.set.Revision.Commit
 	spec.SecretDigests = c.secretDigests(w)
 	if spec.Image != nil {

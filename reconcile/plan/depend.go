@@ -57,6 +57,16 @@ func (c *computation) notHealthy(w, dep *work) string {
 // notCompleted says why dep has not completed; empty: it has.
 func (c *computation) notCompleted(dep *work) string {
 	wait := fmt.Sprintf("waits for %s to complete", dep.name.Short())
+	if dep.want.Kind == manifest.KindJob {
+		switch {
+		case c.completed(dep):
+			return ""
+		case c.isOver(dep):
+			return wait + ": " + c.record(dep).Message
+		default:
+			return wait
+		}
+	}
 	s := dep.keep
 	switch {
 	case s == nil || dep.candidate != nil || s.Spec.OriginDigest != dep.want.Digest || dep.step != nil:

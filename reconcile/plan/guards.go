@@ -58,7 +58,7 @@ func (c *computation) guard() *Block {
 func (c *computation) guardEmptying(approve string) *Block {
 	total := 0
 	var removed []string
-	for name := range c.observed {
+	for name := range c.owners() {
 		if c.in.Accepted != nil && c.accepted[name] == nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"reconciler/manifest"
@@ -16,7 +17,7 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	if err != nil {
 		return runtime.Spec{}, fmt.Errorf("keep the manifest of %s: %w", w.Name.Short(), err)
 	}
-	s := manifest.Defaulted(w.Spec)
+	s := manifest.DefaultedFor(w.Kind, w.Spec)
 	env, err := resolveEnv(w, s)
 	if err != nil {
 		return runtime.Spec{}, err
@@ -51,8 +52,24 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	if out.Mounts, err = lowerMounts(w, s); err != nil {
 		return runtime.Spec{}, err
 	}
+	lowerScript(&out, s.Script)
 	out.Security = lowerSecurity(s.SecurityContext)
 	return out, nil
+}
+
+// scriptPath is where a Job finds its script.
+const scriptPath = "/run/reconciler/script"
+
+// lowerScript has the script run: by itself, or by the command, which gets it as its last argument.
+func lowerScript(out *runtime.Spec, script *manifest.Script) {
+	if script == nil {
+		return
+	}
+	const name = "script"
+	out.Mounts = append(out.Mounts, runtime.Mount{Path: scriptPath, ReadOnly: true, Files: &runtime.Files{
+		Name: name, Key: name, Mode: 0o555, Content: map[string][]byte{name: script.Code()},
+	}})
+	out.Command = append(slices.Clip(out.Command), scriptPath)
 }
 
 func runtimeName(n manifest.Name) runtime.Name {
@@ -64,6 +81,14 @@ func value[T any](p *T) T {
 	if p == nil {
 		var zero T
 		return zero
+	}
+	return *p
+}
+
+// valueOr returns what p points at, or def.
+func valueOr[T any](p *T, def T) T {
+	if p == nil {
+		return def
 	}
 	return *p
 }

@@ -149,7 +149,7 @@ func (c *computation) missing(w *work, name manifest.Name) (why string, until ti
 	if dep.step != nil && dep.step.starts() {
 		return "", time.Time{}, true
 	}
-	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate && f.Op != OpSwitch {
+	if f, ok := c.in.InFlight[name]; ok && f.Op != OpRemove && f.Op != OpUpdate && f.Op != OpSwitch && f.Op != OpEnd {
 		return "", time.Time{}, true
 	}
 	if dep.runs() {

@@ -62,8 +62,11 @@ func (c *computation) formerly(name manifest.Name) (manifest.Workload, bool) {
 	return old, err == nil
 }
 
-// contentOf returns everything of w that a rename leaves alone.
+// contentOf returns everything of w that a rename leaves alone; empty for what ends, which runs anew by another name.
 func contentOf(w manifest.Workload) string {
+	if w.Kind != manifest.KindContainer {
+		return ""
+	}
 	b, err := json.Marshal(manifest.Workload{
 		Kind: w.Kind, Name: manifest.Name{Namespace: w.Name.Namespace}, Spec: w.Spec, Configs: w.Configs, Secrets: w.Secrets, NodeEnv: w.NodeEnv,
 	})

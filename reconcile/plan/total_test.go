@@ -20,7 +20,7 @@ func TestTotal(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &world{t: t}
 		name := func() manifest.Name {
-			return named(fmt.Sprintf("c%d", rapid.IntRange(0, 4).Draw(rt, "name")))
+			return named(fmt.Sprintf("c%d", rapid.IntRange(0, 4).Draw(rt, "name")) + rapid.SampledFrom([]string{"", "", "", "#1", "#2", "#x"}).Draw(rt, "run"))
 		}
 		when := func() time.Time {
 			return now.Add(time.Duration(rapid.Int64Range(-1e18, 1e18).Draw(rt, "time")))
@@ -42,9 +42,7 @@ func TestTotal(t *testing.T) {
 				cpu := manifest.MilliCPU(rapid.SampledFrom([]int64{0, 1, 2, math.MaxInt64}).Draw(rt, "cpu"))
 				spec.Resources = &manifest.Resources{Requests: &manifest.Requests{CPU: &cpu}}
 				v := workload(named(fmt.Sprintf("c%d", i)), spec)
-				if rapid.IntRange(0, 5).Draw(rt, "job") == 0 {
-					v.Kind = manifest.KindJob
-				}
+				v.Kind = rapid.SampledFrom([]manifest.Kind{"Container", "Container", "Container", "Job", "CronJob"}).Draw(rt, "kind")
 				out.Workloads = append(out.Workloads, v)
 			}
 			return out
@@ -86,13 +84,17 @@ func TestTotal(t *testing.T) {
 				NextTry: when(), LastFailure: when(), Reason: "Odd", Error: "odd",
 			}
 		}
-		p := plan.Compute(w.in)
-		lawful(rt, w, p)
-		for _, s := range p.Steps {
-			if s.Op != plan.OpRemove && s.Workload.Kind != manifest.KindContainer {
-				rt.Fatalf("a %s is not supported, and yet: %s", s.Workload.Kind, render(p))
+		w.in.Ledger.Jobs = map[manifest.Name]plan.JobRecord{}
+		for range rapid.IntRange(0, 4).Draw(rt, "jobs") {
+			w.in.Ledger.Jobs[name()] = plan.JobRecord{
+				Digest: rapid.SampledFrom(digests).Draw(rt, "of"), Result: rapid.SampledFrom([]plan.JobResult{"", "", "Succeeded", "Failed", "Replaced"}).Draw(rt, "result"),
+				Container: rapid.SampledFrom([]runtime.ID{"", "id0", "id1"}).Draw(rt, "in"), Stale: rapid.SampledFrom([]runtime.ID{"", "id0", "id1"}).Draw(rt, "stale"),
+				Starts: rapid.IntRange(0, 2).Draw(rt, "starts"), Counted: rapid.IntRange(0, 2).Draw(rt, "counted"), Failures: rapid.IntRange(-1, 9).Draw(rt, "lost"),
+				Read: rapid.Bool().Draw(rt, "read"), Expired: rapid.Bool().Draw(rt, "expired"),
 			}
 		}
+		p := plan.Compute(w.in)
+		lawful(rt, w, p)
 		w.inOrder(rt, p)
 	})
 }

@@ -37,8 +37,13 @@ type Input struct {
 	Ancestry Ancestry
 	// KeptNode is the node name kept at first start; empty before.
 	KeptNode string
-	// Now is the present time.
-	Now time.Time
+	// Ledger is what is remembered of Jobs and CronJobs: see Ledger.Advance.
+	Ledger Ledger
+	// Now is the present time; Boot and BootID are as in Clock. By a time before NotBefore no CronJob runs.
+	Now       time.Time
+	Boot      time.Duration
+	BootID    string
+	NotBefore time.Time
 }
 
 // Ancestry says how a commit relates to the one that was applied last.
@@ -165,6 +170,7 @@ const (
 	OpRestart Op = "restart" // take away Remove, stop Stop, which is ID if it runs, start ID
 	OpRemove  Op = "remove"  // stop and take away Remove; the name may keep another container (Step.ID)
 
+	OpEnd      Op = "end"      // stop Stop, which is over, and keep it
 	OpSwitch   Op = "switch"   // ID answers for the name from now on
 	OpRollback Op = "rollback" // stop Stop, take away Remove, ID answers for the name again, and is started where Start says so
 )

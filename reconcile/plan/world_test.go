@@ -181,6 +181,8 @@ func (w *world) try(s plan.Step) error {
 		return w.rt.Update(ctx, s.ID, s.Spec)
 	case plan.OpRestart:
 		return errors.Join(w.rt.Stop(ctx, s.ID, 0), w.rt.Start(ctx, s.ID))
+	case plan.OpEnd:
+		return w.rt.Stop(ctx, s.ID, 0)
 	case plan.OpRemove:
 		return nil
 	default:

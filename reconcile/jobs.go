@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 
 	"reconciler/manifest"
@@ -38,8 +39,8 @@ func (l *loop) noteJob(n plan.Note) {
 	name := plan.Owner(n.Name)
 	r := journal.Record{Type: journal.TypeNote, Name: &name, Reason: n.Reason, Message: n.Message}
 	if n.Record != nil {
-		r.Type, r.Commit, r.Result, r.ExitCode = journal.TypeRan, n.Record.Commit, string(n.Record.Result), n.Record.ExitCode
-		r.Reason = n.Record.Reason
+		r.Type, r.Result, r.ExitCode = journal.TypeRan, string(n.Record.Result), n.Record.ExitCode
+		r.Reason, r.Commit = n.Record.Reason, cmp.Or(n.Record.Commit, l.state.AcceptedRevision.Commit)
 		r.DurationMs = n.Record.Took().Milliseconds()
 		if !n.Record.Scheduled.IsZero() {
 			r.Run = &n.Record.Scheduled

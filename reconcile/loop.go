@@ -307,14 +307,14 @@ func (l *loop) block(rev manifest.Revision, b plan.Block) {
 // settle records how a commit went, once nothing is left to do for it. What was applied stays so in history: a crash a
 // week later is not the commit's. It reports whether a set came to run that did not before.
 func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
-	if set == nil || len(p.Steps) > 0 || len(l.flights) > 0 {
+	if set == nil || l.isBusy(p) {
 		return false
 	}
 	commit, result, message := set.Revision.Commit, journal.ResultApplied, ""
 	for _, h := range p.Held {
 		_, _, isRun := plan.RunOf(h.Name)
 		switch {
-		case isRun: // it is the clock's, not the commit's
+		case isRun:
 			continue
 		case h.Reason == plan.ReasonProgressing:
 			return false
@@ -339,6 +339,17 @@ func (l *loop) settle(p plan.Plan, set *manifest.Set) bool {
 	l.record(journal.Record{Type: journal.TypeSettled, Commit: commit, Result: result, Message: message})
 	l.log.Info("commit settled", "commit", set.Revision.Short(), "result", result, "message", message)
 	return result == journal.ResultApplied
+}
+
+// isBusy reports whether something is left to do. Runs of CronJobs do not count: they are the clock's, not the commit's.
+func (l *loop) isBusy(p plan.Plan) bool {
+	isRun := func(name manifest.Name) bool { _, _, ok := plan.RunOf(name); return ok }
+	for name := range l.flights {
+		if !isRun(name) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return !isRun(s.Name) })
 }
 
 func (l *loop) setHistory(name manifest.Name, h plan.History) {

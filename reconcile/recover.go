@@ -18,6 +18,7 @@ func (l *loop) recoverAccepted() {
 		set.Node.Name = l.cfg.Node
 	}
 	var newest runtime.Status
+	known := map[manifest.Name]bool{}
 	for i, o := range l.observed { // sorted by name, then by creation
 		if len(o.Spec.Origin) == 0 {
 			continue
@@ -29,9 +30,10 @@ func (l *loop) recoverAccepted() {
 			continue // the one that serves came before
 		}
 		w, err := manifest.DecodeWorkload(o.Spec.Origin)
-		if err != nil {
+		if err != nil || known[w.Name] { // the latter: runs of one CronJob
 			continue
 		}
+		known[w.Name] = true
 		set.Workloads = append(set.Workloads, w)
 		if o.CreatedAt.After(newest.CreatedAt) {
 			newest = o

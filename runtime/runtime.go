@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -65,6 +66,13 @@ type Name struct {
 
 // String returns "namespace/name".
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Base returns the name that volumes, addresses and DNS go by: NAME#TIME is one of several runs of NAME, which have no others
+// of their own.
+func (n Name) Base() Name {
+	n.Name, _, _ = strings.Cut(n.Name, "#")
+	return n
+}
 
 // Inputs are what Prepare may need besides the spec.
 type Inputs struct {

@@ -19,8 +19,10 @@ import (
 	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 	"reconciler/reconcile/source"
+	"reconciler/runtime"
 	"reconciler/runtime/linux"
 	"reconciler/runtime/network"
+	"reconciler/runtime/supervisor"
 )
 
 func newAgent(a *app) *cobra.Command {
@@ -105,9 +107,27 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 			taken, err := rt.TakenPorts(ctx)
 			return takenPorts(taken), err
 		},
+		Output:   func(ctx context.Context, id runtime.ID) (string, error) { return endOfOutput(ctx, rt, id) },
+		BuiltAt:  builtAt(),
 		Interval: a.set.interval, NextPoll: src.NextPoll, ImageInterval: a.set.imageInterval,
 		MaxUnavailable: unavailable, Logger: log,
 	})
+}
+
+// endOfOutput returns the end of what the last start of a container wrote, its two streams in the order in which it did.
+func endOfOutput(ctx context.Context, rt *linux.Runtime, id runtime.ID) (string, error) {
+	var tail []byte
+	const lines = plan.MaxOutput / 8 // of shorter ones fewer bytes are kept
+	for entry, err := range rt.Logs(ctx, id, supervisor.LogOptions{Current: true, Tail: lines}) {
+		if err != nil {
+			return string(tail), err
+		}
+		if tail = append(tail, entry.Line...); !entry.Partial {
+			tail = append(tail, '\n')
+		}
+		tail = tail[max(0, len(tail)-plan.MaxOutput):]
+	}
+	return string(tail), nil
 }
 
 // openSource opens the repository that the flags name. It reads nothing of it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -93,6 +94,13 @@ func (a *app) printDescription(d report.Description, now time.Time) error {
 		}
 		line("in progress", text)
 	}
+	if d.NextRunAt != nil {
+		line("next run", d.NextRunAt.Format(time.RFC3339)+", in "+roughly(d.NextRunAt.Sub(now)))
+	}
+	for _, r := range d.Runs {
+		line("run", runText(r, now))
+		a.printOutput("               | ", r.Output)
+	}
 	for _, o := range d.Others {
 		line("other", fmt.Sprintf("%s %s %s", o.ID, o.State, o.Message))
 	}
@@ -114,6 +122,30 @@ func (a *app) printDescription(d report.Description, now time.Time) error {
 		a.printEvent("  ", e, false)
 	}
 	return nil
+}
+
+// runText says in a line how a run of a Job went.
+func runText(r report.JobRun, now time.Time) string {
+	words := []string{cmp.Or(r.Result, "not ended")}
+	if r.ScheduledAt != nil {
+		words = append(words, "due "+r.ScheduledAt.Format(time.RFC3339))
+	}
+	if r.ExitCode != nil {
+		words = append(words, fmt.Sprintf("exit code %d", *r.ExitCode))
+	}
+	if r.Attempts > 1 {
+		words = append(words, count(r.Attempts, "attempt"))
+	}
+	if r.DurationMs > 0 {
+		words = append(words, fmt.Sprintf("took %v", time.Duration(r.DurationMs)*time.Millisecond))
+	}
+	if r.FinishedAt != nil {
+		words = append(words, age(now, *r.FinishedAt)+" ago")
+	}
+	if r.Message != "" {
+		words = append(words, r.Message)
+	}
+	return strings.Join(words, ", ")
 }
 
 func (a *app) describeProcess(d report.Description, now time.Time, line func(name, value string)) {

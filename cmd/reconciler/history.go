@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,13 @@ func (a *app) runHistory(ctx context.Context, name *manifest.Name) error {
 	})
 }
 
+// printOutput prints the end of what a Job wrote, whatever it was.
+func (a *app) printOutput(indent, output string) {
+	for line := range strings.Lines(output) {
+		a.outf("%s%s\n", indent, plain(strings.TrimSuffix(line, "\n")))
+	}
+}
+
 func (a *app) printHistory(entries []journal.Entry, now time.Time) {
 	for _, e := range entries {
 		a.outf("%s  %s  %s ago", shortCommit(e.Revision), a.paint(a.out, stateColour(e.Result), e.Result), age(now, e.Time))
@@ -70,6 +78,9 @@ func (a *app) printHistory(entries []journal.Entry, now time.Time) {
 		}
 		for _, s := range e.Steps {
 			a.outf("    %-8s %-24s %-10s %s", s.Op, s.Name.Short(), s.Result, s.Reason)
+			if s.ExitCode != nil {
+				a.outf(" exit code %d", *s.ExitCode)
+			}
 			if s.DurationMs > 0 {
 				a.outf(" (%v)", time.Duration(s.DurationMs)*time.Millisecond)
 			}
@@ -77,6 +88,7 @@ func (a *app) printHistory(entries []journal.Entry, now time.Time) {
 			if s.Error != "" {
 				a.outf("             %s\n", a.paint(a.out, red, s.Error))
 			}
+			a.printOutput("             | ", s.Output)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func (d *onDisk) describe(_ context.Context, name manifest.Name) (report.Descrip
 }
 
 func (d *onDisk) history(_ context.Context, name *manifest.Name) ([]journal.Entry, error) {
-	return report.HistoryOf(d.records, name), nil
+	return report.HistoryOf(d.records, name, d.view.State.Ledger), nil
 }
 
 func (d *onDisk) events(_ context.Context, name *manifest.Name, follow bool, fn func(report.Event) error) error {

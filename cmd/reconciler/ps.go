@@ -135,6 +135,9 @@ func reasonText(r report.Row, now time.Time, wide bool) string {
 	if r.NextRetryAt != nil {
 		parts = append(parts, "retry in "+roughly(r.NextRetryAt.Sub(now)))
 	}
+	if r.NextRunAt != nil {
+		parts = append(parts, "next run in "+roughly(r.NextRunAt.Sub(now)))
+	}
 	if wide && r.Message != "" {
 		parts = append(parts, strings.ReplaceAll(r.Message, "\n", " "))
 	}

@@ -94,6 +94,23 @@ func (a *app) versionReport(ctx context.Context) versionReport {
 	return r
 }
 
+// builtAt returns the time of the commit that this program was built from; zero where the build did not know.
+func builtAt() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			at, err := time.Parse(time.RFC3339, s.Value)
+			if err == nil {
+				return at
+			}
+		}
+	}
+	return time.Time{}
+}
+
 // instances returns where supervisors may run: this instance's directories, and those that others have by default.
 func (a *app) instances() []supervisor.Config {
 	list := []supervisor.Config{{StateDir: a.set.stateDir, RunDir: a.set.runDir, Instance: a.set.instance}}

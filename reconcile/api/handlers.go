@@ -93,7 +93,11 @@ func (s *Server) history(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return report.HistoryOf(records, name), nil
+	v, err := s.agent.View(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return report.HistoryOf(records, name, v.State.Ledger), nil
 }
 
 // events answers with JSON lines: what the journal holds and, with ?follow, what happens from then on.

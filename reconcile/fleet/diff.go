@@ -121,6 +121,9 @@ func follow(before, after manifest.Set) ([]plan.Step, *plan.Block, error) {
 		in.Accepted = &before
 	}
 	for _, w := range before.Workloads {
+		if w.Kind == manifest.KindCronJob {
+			continue // has no container until it is due: see cronSteps
+		}
 		spec, err := plan.Lower(w)
 		if err != nil {
 			return nil, nil, err
@@ -132,11 +135,42 @@ func follow(before, after manifest.Set) ([]plan.Step, *plan.Block, error) {
 		})
 	}
 	p := plan.Compute(in)
-	if p.Blocked == nil || p.Blocked.Reason == plan.BlockUnknownNode {
-		return p.Steps, p.Blocked, nil
+	steps := p.Steps
+	switch {
+	case p.Blocked == nil:
+	case p.Blocked.Reason == plan.BlockUnknownNode:
+		return steps, p.Blocked, nil
+	default:
+		in.Approved = map[string]bool{after.Revision.Commit: true}
+		steps = plan.Compute(in).Steps
 	}
-	in.Approved = map[string]bool{after.Revision.Commit: true}
-	return plan.Compute(in).Steps, p.Blocked, nil
+	return append(steps, cronSteps(before, after)...), p.Blocked, nil
+}
+
+// cronSteps tells what changes of the CronJobs of a node: a plan has nothing to do for them until they are due.
+func cronSteps(before, after manifest.Set) []plan.Step {
+	old := map[manifest.Name]manifest.Workload{}
+	for _, w := range before.Workloads {
+		if w.Kind == manifest.KindCronJob {
+			old[w.Name] = w
+		}
+	}
+	var steps []plan.Step
+	for _, w := range after.Workloads {
+		was, known := old[w.Name]
+		delete(old, w.Name)
+		switch changes := manifest.Diff(was, w); {
+		case w.Kind != manifest.KindCronJob:
+		case !known:
+			steps = append(steps, plan.Step{Op: plan.OpCreate, Name: w.Name, Reason: "new"})
+		case len(changes) > 0:
+			steps = append(steps, plan.Step{Op: plan.OpUpdate, Name: w.Name, Reason: "its next run is as it says now", Changes: changes})
+		}
+	}
+	for name := range old {
+		steps = append(steps, plan.Step{Op: plan.OpRemove, Name: name, Reason: "not in " + after.Revision.Short() + " any more"})
+	}
+	return steps
 }
 
 // ranLong is how long everything is taken to run: long enough to have proved itself.

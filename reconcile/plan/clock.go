@@ -20,7 +20,9 @@ type Moment struct {
 }
 
 // Moment returns the present one.
-func (c Clock) Moment() Moment { return Moment{Wall: c.Now.UTC().Round(0), Boot: c.Boot, BootID: c.BootID} }
+func (c Clock) Moment() Moment {
+	return Moment{Wall: c.Now.UTC().Round(0), Boot: c.Boot, BootID: c.BootID}
+}
 
 // Before returns the moment d ago.
 func (c Clock) Before(d time.Duration) Moment {

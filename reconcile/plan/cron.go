@@ -72,7 +72,7 @@ func (a *advance) cron(w manifest.Workload, runs []manifest.Name) {
 		r.Next = r.following(s, now)
 		a.keep(w.Name, r)
 	}
-	if value(w.Spec.Suspend) || r.Next.IsZero() || r.Next.After(now) {
+	if value(w.Spec.Suspend) || a.Set.Node.Unschedulable || r.Next.IsZero() || r.Next.After(now) {
 		return
 	}
 	s, err := parseSchedule(w.Spec)

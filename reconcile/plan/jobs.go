@@ -66,7 +66,9 @@ func (w *work) isRun() bool {
 }
 
 // ends reports whether w is work that comes to an end.
-func (w *work) ends() bool { return w.isRun() || w.want != nil && w.want.Kind != manifest.KindContainer }
+func (w *work) ends() bool {
+	return w.isRun() || w.want != nil && w.want.Kind != manifest.KindContainer
+}
 
 // runSpec returns what a run is made from: what it was begun as, else what its CronJob is now; nil where that is not wanted any
 // more.
@@ -132,7 +134,7 @@ func (c *computation) cron(w *work) {
 	case now.Before(c.in.NotBefore):
 		w.hold = &Hold{Name: w.name, Reason: ReasonClock, Message: fmt.Sprintf(
 			"the clock of this server says %s, which is over: no run begins until it is set", now.UTC().Format(time.RFC3339))}
-	case !value(w.want.Spec.Suspend):
+	case !value(w.want.Spec.Suspend) && !c.set.Node.Unschedulable:
 		c.wakeAt(c.in.Ledger.Crons[w.name].Next)
 	}
 }

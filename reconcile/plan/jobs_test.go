@@ -130,7 +130,11 @@ func TestJobRunsOnce(t *testing.T) {
 		"a reboot":  func() { j.rt.Reboot(); j.boot, j.bootID = time.Second, "boot-2" },
 		"its loss":  func() { j.remove("job") },
 		"a comment": func() { j.want("c2", job(does("print", "done"))) },
-		"a label":   func() { w := job(does("print", "done")); w.Labels, w.Digest = map[string]string{"a": "b"}, "other"; j.want("c3", w) },
+		"a label": func() {
+			w := job(does("print", "done"))
+			w.Labels, w.Digest = map[string]string{"a": "b"}, "other"
+			j.want("c3", w)
+		},
 		"a policy": func() {
 			spec := does("print", "done")
 			spec.BackoffLimit, spec.ActiveDeadlineSeconds = new(int64(2)), new(int64(1))

@@ -35,6 +35,8 @@ type Description struct {
 	Held     *plan.Hold `json:"held"`
 	Failures int        `json:"failures"`
 	Hint     string     `json:"hint"`
+	// Runs are those of a Job or CronJob that are remembered, the last one first.
+	Runs []JobRun `json:"runs"`
 	// Others are further instances of the name.
 	Others []Row   `json:"others"`
 	Events []Event `json:"events"`
@@ -62,12 +64,15 @@ func Describe(v View, records []journal.Record, name manifest.Name) (Description
 	}
 	d := Description{
 		Row: s.row(v), Labels: map[string]string{}, Annotations: map[string]string{}, Warnings: []string{},
-		Held: s.hold, Failures: s.history.Failures, Hint: s.history.Hint, Others: []Row{},
+		Held: s.hold, Failures: s.history.Failures, Hint: s.history.Hint, Others: []Row{}, Runs: []JobRun{},
 	}
 	events := EventsOf(records, &name)
 	d.Events = events[max(0, len(events)-maxDescribeEvents):]
 	s.describeWanted(v, &d)
 	s.describeRunning(records, &d)
+	for _, r := range s.runs {
+		d.Runs = append(d.Runs, jobRun(r.name, r.record))
+	}
 	if s.step != nil {
 		d.Pending = &PlanOf(plan.Plan{Steps: []plan.Step{*s.step}}).Steps[0]
 	}
@@ -75,7 +80,7 @@ func Describe(v View, records []journal.Record, name manifest.Name) (Description
 		d.Working = &Working{Op: w.Op, Phase: w.Phase, What: w.What, Done: w.Done, Total: w.Total}
 	}
 	for _, r := range Rows(v, true) {
-		if r.FullName() == name && r.ID != d.ID {
+		if plan.Owner(r.FullName()) == name && r.ID != d.ID {
 			d.Others = append(d.Others, r)
 		}
 	}
@@ -89,7 +94,10 @@ func (s *subject) describeWanted(v View, d *Description) {
 	d.Labels, d.Annotations = orEmpty(s.want.Labels), orEmpty(s.want.Annotations)
 	d.Source = &s.want.Source
 	d.DesiredCommit = revisionOrNil(v.State.Accepted.Revision)
-	spec := manifest.Defaulted(s.want.Spec)
+	spec := manifest.DefaultedFor(s.want.Kind, s.want.Spec)
+	if spec.Script != nil && spec.Script.File != "" {
+		spec.Script = &manifest.Script{File: spec.Script.File} // whose content is no field of the manifest
+	}
 	d.Spec = &spec
 	requests := spec.Requested()
 	d.Requests = &requests

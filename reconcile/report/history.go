@@ -6,12 +6,18 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 )
 
 // HistoryOf returns the commits that this node dealt with, newest first. With a name, only those that did something to
-// it, with the steps for it alone.
-func HistoryOf(records []journal.Record, name *manifest.Name) []journal.Entry {
+// it, with the steps for it alone. What Jobs wrote is of the ledger, as long as it is kept.
+func HistoryOf(records []journal.Record, name *manifest.Name, ledger plan.Ledger) []journal.Entry {
 	all := journal.Fold(records)
+	for _, e := range all {
+		for i := range e.Steps {
+			e.Steps[i].Output = outputOf(e.Steps[i], e.Revision, ledger)
+		}
+	}
 	if name == nil {
 		return append([]journal.Entry{}, all...)
 	}
@@ -29,6 +35,20 @@ func HistoryOf(records []journal.Record, name *manifest.Name) []journal.Entry {
 		}
 	}
 	return entries
+}
+
+// outputOf returns what is kept of what the Job that a step tells of wrote.
+func outputOf(s journal.StepEntry, commit string, ledger plan.Ledger) string {
+	switch {
+	case s.Op != journal.OpRun:
+		return ""
+	case s.Run != nil:
+		return ledger.Jobs[plan.RunName(s.Name, *s.Run)].Output
+	case ledger.Jobs[s.Name].Commit == commit:
+		return ledger.Jobs[s.Name].Output
+	default:
+		return ""
+	}
 }
 
 // Event is one thing that happened.
@@ -71,6 +91,11 @@ func EventOf(r journal.Record) (Event, bool) {
 		e.Reason, e.Message = "Starting", joinSentences(string(r.Op), r.Reason)
 	case journal.TypeResult:
 		return resultEvent(e, r), true
+	case journal.TypeRan:
+		e.Reason, e.Message = "Job"+r.Result, ranMessage(r)
+		if r.Result == string(plan.JobFailed) {
+			e.Type = EventWarning
+		}
 	case journal.TypeSettled:
 		e.Reason = r.Result
 		if r.Result != journal.ResultApplied {
@@ -91,6 +116,18 @@ func EventOf(r journal.Record) (Event, bool) {
 		return Event{}, false
 	}
 	return e, true
+}
+
+// ranMessage says in a sentence how a Job, or a run of a CronJob, ended.
+func ranMessage(r journal.Record) string {
+	run, code := "", ""
+	if r.Run != nil {
+		run = "the run of " + r.Run.UTC().Format(time.RFC3339)
+	}
+	if r.ExitCode != nil {
+		code = fmt.Sprintf("exit code %d after %v", *r.ExitCode, time.Duration(r.DurationMs)*time.Millisecond)
+	}
+	return joinSentences(run, r.Reason, r.Message, code)
 }
 
 func resultEvent(e Event, r journal.Record) Event {

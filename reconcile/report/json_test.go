@@ -45,7 +45,7 @@ func TestJSONGolden(t *testing.T) {
 	}
 	for name, value := range map[string]any{
 		"ps": Rows(v, false), "ps-empty": Rows(View{}, false), "status": StatusOf(v), "status-empty": StatusOf(View{}),
-		"plan": PlanOf(steps), "plan-blocked": PlanOf(blocked), "history": HistoryOf(records, nil), "history-empty": HistoryOf(nil, nil),
+		"plan": PlanOf(steps), "plan-blocked": PlanOf(blocked), "history": HistoryOf(records, nil, plan.Ledger{}), "history-empty": HistoryOf(nil, nil, plan.Ledger{}),
 	} {
 		got, err := json.MarshalIndent(value, "", "  ")
 		if err != nil {

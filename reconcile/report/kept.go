@@ -30,7 +30,8 @@ func (k Kept) View(now time.Time) View {
 	}
 	v.Plan = plan.Compute(plan.Input{
 		Desired: *accepted, Accepted: accepted, Observed: v.Observed, Health: v.Health, History: v.State.Histories,
-		ImageDigests: v.State.ImageDigests, KeptNode: v.State.Node, Now: now, Facts: k.Facts, Policy: plan.Unrestricted(100),
+		ImageDigests: v.State.ImageDigests, KeptNode: v.State.Node, Now: now, Ledger: v.State.Ledger,
+		Facts: k.Facts, Policy: plan.Unrestricted(100),
 	})
 	return v
 }

@@ -40,6 +40,7 @@ type Row struct {
 	Revision        string     `json:"revision"`        // the commit that it runs as
 	DesiredRevision string     `json:"desiredRevision"` // empty where it is not meant to be here
 	NextRetryAt     *time.Time `json:"nextRetryAt"`
+	NextRunAt       *time.Time `json:"nextRunAt"` // of a CronJob
 }
 
 // FullName returns the row's name with its namespace.
@@ -56,7 +57,7 @@ func Rows(v View, all bool) []Row {
 		}
 		for i := range s.instances {
 			if s.shown == nil || s.instances[i].ID != s.shown.ID {
-				other := subject{name: s.name, want: s.want, spare: true}
+				other := subject{name: s.spareName(s.instances[i]), want: s.want, spare: true}
 				other.show(v, &s.instances[i])
 				rows = append(rows, other.row(v))
 			}
@@ -77,6 +78,9 @@ type subject struct {
 	history   plan.History
 	health    plan.Health // of shown
 	waits     bool        // what is shown is ready only once its probes say so
+	runs      []run       // of a CronJob, the last one first; a Job has one
+	runHold   *plan.Hold  // of a run
+	next      time.Time   // when a CronJob is due
 	spare     bool        // an instance beside the one that serves
 }
 
@@ -101,12 +105,15 @@ func subjects(v View) []*subject {
 		if len(o.Spec.Origin) == 0 {
 			continue // not of our making
 		}
-		s := at(manifest.Name(o.Spec.Name))
+		s := at(plan.Owner(manifest.Name(o.Spec.Name)))
 		s.instances = append(s.instances, o)
 	}
 	for i := range v.Plan.Held {
-		if s, ok := byName[v.Plan.Held[i].Name]; ok {
-			s.hold = &v.Plan.Held[i]
+		hold := &v.Plan.Held[i]
+		if s, ok := byName[hold.Name]; ok {
+			s.hold = hold
+		} else if s, ok := byName[plan.Owner(hold.Name)]; ok {
+			s.runHold = hold
 		}
 	}
 	for i := range v.Plan.Steps {
@@ -114,6 +121,7 @@ func subjects(v View) []*subject {
 			s.step = &v.Plan.Steps[i]
 		}
 	}
+	jobs(v, byName)
 	list := make([]*subject, 0, len(byName))
 	for n, s := range byName {
 		if w, ok := v.Working[n]; ok {
@@ -148,11 +156,11 @@ func (s *subject) ready() bool {
 	return s.shown != nil && s.shown.State == runtime.StateRunning && s.health.Failed == "" && (s.health.Ready || !s.waits)
 }
 
-// Instances returns the containers of a name, first the one that serves; then what runs before what does not, then the newest.
+// Instances returns the containers of a name, of a CronJob those of its runs: first the one that serves; then what runs before what does not, then the newest.
 func Instances(list []runtime.Status, name manifest.Name) []runtime.Status {
 	var found []runtime.Status
 	for _, o := range list {
-		if manifest.Name(o.Spec.Name) == name {
+		if of := manifest.Name(o.Spec.Name); of == name || plan.Owner(of) == name {
 			found = append(found, o)
 		}
 	}
@@ -204,6 +212,9 @@ func (s *subject) row(v View) Row {
 		r.NextRetryAt = timeOrNil(s.hold.Until)
 	}
 	r.Ready, r.Health = s.ready(), s.healthOf(r.State)
+	if s.isKind(manifest.KindCronJob) && !s.spare && r.State != StateSuspended {
+		r.NextRunAt = timeOrNil(s.next)
+	}
 	return r
 }
 
@@ -250,6 +261,9 @@ func (s *subject) state() string {
 	if s.working != nil && s.working.Op == plan.OpRemove && s.shown != nil {
 		return StateRemoving
 	}
+	if state, ok := s.jobState(); ok {
+		return state
+	}
 	switch {
 	case s.shown == nil && s.working != nil && s.working.Phase == PhasePreparing:
 		return StatePulling
@@ -272,6 +286,9 @@ func (s *subject) done() bool {
 // why gives the reason in one word, and in a sentence.
 func (s *subject) why() (reason, message string) {
 	o := s.shown
+	if reason, message, ok := s.jobWhy(); ok {
+		return reason, message
+	}
 	switch {
 	case s.hold != nil && !s.spare:
 		return s.hold.Reason, s.hold.Message
@@ -311,6 +328,8 @@ func (s *subject) healthOf(state string) string {
 	switch {
 	case s.spare && s.shown.State != runtime.StateRunning:
 		return Unknown // it is kept to be read, or to go back to
+	case s.isKind(manifest.KindCronJob) && !s.spare:
+		return s.cronHealth()
 	case s.want == nil || s.spare:
 		return Progressing // it is to go, or to take the place of the other
 	case s.shown != nil && s.shown.Reason == runtime.ReasonSupervisorLost && !busy:

@@ -61,7 +61,7 @@ func TestFieldsOfJSON(t *testing.T) {
 		value any
 		want  string
 	}{
-		"ps":                     {Rows(v, false)[0], "desiredRevision digest exitCode finishedAt health hostname id image imageDigest ip kind mac message name namespace nextRetryAt oomKilled pid ports ready reason restarts revision startedAt state"},
+		"ps":                     {Rows(v, false)[0], "desiredRevision digest exitCode finishedAt health hostname id image imageDigest ip kind mac message name namespace nextRetryAt nextRunAt oomKilled pid ports ready reason restarts revision startedAt state"},
 		"status":                 {StatusOf(v), "accepted applied containers fetched health instance lastFetch message nextFetch node plan reason source sync warnings"},
 		"plan":                   {PlanOf(v.Plan), "blocked held id revision steps"},
 		"plan step":              {PlanStep{}, "changes name op reason"},
@@ -264,11 +264,11 @@ func TestDescribe(t *testing.T) {
 	if _, ok := Describe(v, nil, name("other")); ok {
 		t.Error("something that is not there was described")
 	}
-	if h := HistoryOf(records, &n); len(h) != 1 || len(h[0].Steps) != 1 {
+	if h := HistoryOf(records, &n, plan.Ledger{}); len(h) != 1 || len(h[0].Steps) != 1 {
 		t.Errorf("history %+v", h)
 	}
 	other := name("other")
-	if h := HistoryOf(records, &other); len(h) != 0 {
+	if h := HistoryOf(records, &other, plan.Ledger{}); len(h) != 0 {
 		t.Errorf("history of another %+v", h)
 	}
 }

@@ -165,6 +165,8 @@ func (s *subject) settled() bool {
 		return false
 	case s.hold != nil && (s.hold.Reason == plan.ReasonProgressing || s.hold.Reason == plan.ReasonRolledBack):
 		return false
+	case s.isKind(manifest.KindCronJob) || s.result() != "":
+		return true
 	case s.current():
 		return len(s.instances) == 1
 	default:
@@ -175,6 +177,7 @@ func (s *subject) settled() bool {
 // Converged reports whether nothing is left to do, and if so, whether every container is as it should be. why says
 // what is not.
 func Converged(v View) (done, healthy bool, why string) {
+	v = withoutRuns(v)
 	if v.ObservedError != "" || v.State.Accepted == nil || len(v.Plan.Steps) > 0 || len(v.Working) > 0 {
 		return false, false, ""
 	}

@@ -32,7 +32,7 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 	if err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
-	if err = r.roots.Check(spec.Name, spec.Mounts, users); err != nil {
+	if err = r.roots.Check(spec.Name.Base(), spec.Mounts, users); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
 	if spec.Limits.Disk > 0 {
@@ -219,7 +219,7 @@ func (r *Runtime) volumeUsers() (rootfs.VolumeUsers, error) {
 		for _, m := range e.Spec.Mounts {
 			if m.Volume != nil {
 				key := e.Spec.Name.Namespace + "/" + m.Volume.Name
-				users[key] = append(users[key], e.Spec.Name)
+				users[key] = append(users[key], e.Spec.Name.Base())
 			}
 		}
 	}

@@ -126,7 +126,7 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net conne
 		return rootfs.Root{}, err
 	}
 	req := rootfs.Request{
-		Owner: e.Spec.Name, Layers: img.Layers, Mounts: e.Spec.Mounts, Devices: e.Spec.Devices, Users: users,
+		Owner: e.Spec.Name.Base(), Layers: img.Layers, Mounts: e.Spec.Mounts, Devices: e.Spec.Devices, Users: users,
 		FirstID: now.FirstID, Disk: e.Spec.Limits.Disk,
 	}
 	root, err := r.roots.Setup(ctx, e.ID, req)

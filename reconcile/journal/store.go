@@ -27,6 +27,7 @@ type Store struct {
 	digests map[*manifest.Set]string // of sets whose file is written
 	last    []byte                   // state.json as last written
 	written int64
+	untidy  int // how many more saves may leave a set behind that nothing names
 }
 
 // Snapshot is what Read found: the state and the records, oldest first.
@@ -48,7 +49,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, lock: l, digests: map[*manifest.Set]string{}}
+	s := &Store{dir: dir, lock: l, digests: map[*manifest.Set]string{}, untidy: setCopies}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -138,9 +139,15 @@ func (s *Store) Save(st State) error {
 	}
 	s.state, s.last = st, data
 	s.written += int64(len(data))
-	s.dropSets(body)
+	if s.untidy > 0 {
+		s.dropSets(body)
+		s.untidy--
+	}
 	return nil
 }
+
+// setCopies is after how many saves nothing names a set any more: state.json and the copy before it did.
+const setCopies = 2
 
 func (s *Store) saveSet(set *manifest.Set) (string, error) {
 	if set == nil {
@@ -161,6 +168,7 @@ func (s *Store) saveSet(set *manifest.Set) (string, error) {
 		s.written += int64(len(data))
 	}
 	s.digests[set] = digest
+	s.untidy = setCopies
 	return digest, nil
 }
 

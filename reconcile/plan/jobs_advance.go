@@ -219,11 +219,12 @@ func (a *advance) look(name manifest.Name) {
 	}
 	spec := of.Spec
 	switch {
+	case flying: // a step is starting or ending it
 	case s != nil:
 		r = r.see(s, spec, a.Clock)
-	case r.Container != "" && !flying:
+	case r.Container != "":
 		r = r.lost(spec, a.Clock)
-	case isRun && r.Container == "" && r.Result == "" && !flying:
+	case isRun && r.Result == "":
 		r.Digest = w.Digest // it has not begun: it begins as what is wanted now
 	}
 	if r.Result == "" && !r.Started.Wall.IsZero() && spec.ActiveDeadlineSeconds != nil {
@@ -281,7 +282,7 @@ func (r JobRecord) see(s *runtime.Status, spec manifest.Spec, c Clock) JobRecord
 	if !ended {
 		return r
 	}
-	if r.Result != "" || s.Stopped { // ended by us: because it was over, or to be started again
+	if r.Result != "" || s.Stopped || s.Reason == runtime.ReasonStartFailed { // ended by us, or never begun: neither is a failure
 		if r.Counted = r.Attempts(); r.Result != "" {
 			r.ExitCode = s.ExitCode
 		}

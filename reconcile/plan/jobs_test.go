@@ -356,3 +356,23 @@ func TestJobThatIsOverIsNoObstacle(t *testing.T) {
 		t.Fatal("a Job that is gone, its work done, holds back who depends on it")
 	}
 }
+
+// TestStartUnderWay takes what a container looks like while it is being started for no end of a Job, nor a start that was cut short
+// for an attempt.
+func TestStartUnderWay(t *testing.T) {
+	j := newJobs(t)
+	spec := does("run")
+	spec.BackoffLimit = new(int64(0))
+	j.want("c1", job(spec))
+	j.rest()
+	half := j.list()
+	half[0].State, half[0].Pid, half[0].Starts, half[0].Reason = runtime.StateExited, 0, 2, runtime.ReasonStartFailed
+	for _, flights := range []map[manifest.Name]plan.InFlight{{named("job"): {Op: plan.OpRestart}}, nil} {
+		j.in.Ledger.Advance(plan.Advance{Set: j.in.Accepted, Observed: half, Clock: j.clockNow(), InFlight: flights})
+		j.wantResult("", "")
+	}
+	j.in.Observed, j.in.Now = half, j.clock
+	if p := plan.Compute(j.in); len(p.Steps) != 1 || p.Steps[0].Op != plan.OpRestart {
+		t.Fatalf("%s", render(p))
+	}
+}

@@ -7,7 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"reconciler/manifest"
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 	"reconciler/runtime"
 	"reconciler/runtime/fake"
 )
@@ -67,6 +69,32 @@ func TestFailureInASlowTurnBacksOff(t *testing.T) {
 		}
 		if tries != 1 {
 			t.Errorf("tried %d times within its backoff", tries)
+		}
+	})
+}
+
+// TestClockOfTheLastBoot goes on with what was remembered by a clock that was years ahead: nothing waits for those years.
+func TestClockOfTheLastBoot(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "new", "old"))
+		w.start()
+		w.wantRunning("new", "old")
+		w.agent.post(func(l *loop) {
+			ahead := time.Now().AddDate(56, 0, 0)
+			h := plan.History{Digest: "x", Failures: 1, LastFailure: time.Now().Add(-time.Minute), NextTry: ahead}
+			h.Undo = plan.Trouble{Failures: 1, Next: ahead, Error: "busy"}
+			l.setHistory(manifest.Name{Namespace: "default", Name: "new"}, h)
+		})
+		synctest.Wait()
+		w.stop()
+		w.start()
+		defer w.stop()
+		h := w.view().State.Histories[manifest.Name{Namespace: "default", Name: "new"}]
+		if left := time.Until(h.NextTry); left > maxDelay {
+			t.Errorf("tried again in %v", left)
+		}
+		if left := time.Until(h.Undo.Next); left > maxDelay {
+			t.Errorf("gone back with in %v", left)
 		}
 	})
 }

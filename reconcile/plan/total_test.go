@@ -90,7 +90,7 @@ func TestTotal(t *testing.T) {
 				Digest: rapid.SampledFrom(digests).Draw(rt, "of"), Result: rapid.SampledFrom([]plan.JobResult{"", "", "Succeeded", "Failed", "Replaced"}).Draw(rt, "result"),
 				Container: rapid.SampledFrom([]runtime.ID{"", "id0", "id1"}).Draw(rt, "in"), Stale: rapid.SampledFrom([]runtime.ID{"", "id0", "id1"}).Draw(rt, "stale"),
 				Starts: rapid.IntRange(0, 2).Draw(rt, "starts"), Counted: rapid.IntRange(0, 2).Draw(rt, "counted"), Failures: rapid.IntRange(-1, 9).Draw(rt, "lost"),
-				Read: rapid.Bool().Draw(rt, "read"), Expired: rapid.Bool().Draw(rt, "expired"),
+				Reason: "Odd", Message: "odd", Read: rapid.Bool().Draw(rt, "read"), Expired: rapid.Bool().Draw(rt, "expired"),
 			}
 		}
 		p := plan.Compute(w.in)

@@ -57,7 +57,7 @@ func TestFailureInASlowTurnBacksOff(t *testing.T) {
 		time.Sleep(time.Millisecond) // while that turn is on, what the next one is to do gathers: to take its time, then a failure
 		w.agent.post(slow)
 		resume()
-		after(10 * time.Millisecond)
+		after(time.Second)
 		if row := w.row("web"); row.NextRetryAt == nil {
 			t.Errorf("%+v", row)
 		}

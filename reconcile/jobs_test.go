@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -86,7 +87,7 @@ func TestJobIsRemembered(t *testing.T) {
 
 // TestAgentDiesBetweenRecordAndRun has the agent end while a run waits for its image: the next one starts it, once.
 func TestAgentDiesBetweenRecordAndRun(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(_ *testing.T, w *world) {
 		release := w.rt.Pause(fake.OpPrepare, runtime.Name{Namespace: "default", Name: fmt.Sprintf("tick#%d", time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC).Unix())})
 		w.push(jobFile("CronJob", "tick", "  schedule: '@hourly'\n", "exit", "0"))
 		w.start()
@@ -167,9 +168,7 @@ func TestEveryRunOfManyCronJobs(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		files := map[string]string{}
 		for i := range 50 {
-			for name, text := range jobFile("CronJob", fmt.Sprintf("tick-%d", i), "  schedule: '@every 1s'\n", "exit", "0") {
-				files[name] = text
-			}
+			maps.Copy(files, jobFile("CronJob", fmt.Sprintf("tick-%d", i), "  schedule: '@every 1s'\n", "exit", "0"))
 		}
 		w.push(files)
 		w.start()

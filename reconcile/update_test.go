@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -369,9 +370,7 @@ func TestMaxUnavailableCountsWhoIsNotReady(t *testing.T) {
 		fleet := func(version int) map[string]string {
 			out := map[string]string{}
 			for _, name := range []string{"a", "b", "c", "d"} {
-				for file, text := range service(name, fmt.Sprintf("web:%d", version), recreate) {
-					out[file] = text
-				}
+				maps.Copy(out, service(name, fmt.Sprintf("web:%d", version), recreate))
 			}
 			return out
 		}

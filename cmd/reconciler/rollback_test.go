@@ -148,3 +148,37 @@ func TestKilledInTheMiddleOfAnUpdate(t *testing.T) {
 	s.follow("logs", "-f", "web").await("serving")
 	wantPage(t, port)
 }
+
+// What is never ready never serves: the ports stay with the old container, and the update is rolled back; one that becomes ready
+// takes them over without the old one being stopped before.
+func TestReadinessDecidesAnUpdate(t *testing.T) {
+	s := newServer(t)
+	port := freePort(t)
+	version := func(n int, path string) string {
+		return webServer("web", port, fmt.Sprintf("env: {VERSION: %d}", n), "strategy: {progressDeadlineSeconds: 3}",
+			fmt.Sprintf("readinessProbe: {httpGet: {path: %s, port: http}, periodSeconds: 1}", path))
+	}
+	repo := repository(t, sourcetest.Files{"page.yaml": page, "web.yaml": version(1, "/")})
+	s.start("--repo", repo.Bare)
+	s.must("sync", "--timeout", patience)
+	wantPage(t, port)
+	first := s.rows()["web"]
+
+	repo.CommitPush("never ready", sourcetest.Files{"web.yaml": version(2, "/nothing")})
+	if r := s.do("sync", "--timeout", patience); r.code != 4 || !strings.Contains(r.err, "not ready within 3s") || !strings.Contains(r.err, "404") {
+		t.Errorf("sync: status %d\n%s%s", r.code, r.out, r.err)
+	}
+	wantPage(t, port)
+	if now := s.instances("web"); len(now) != 2 || now[0].Pid != first.Pid || now[0].Reason != "RolledBack" || now[1].State != report.StateExited {
+		t.Errorf("ps: %+v", now)
+	}
+	repo.CommitPush("ready", sourcetest.Files{"web.yaml": version(3, "/index.html")})
+	s.must("sync", "--timeout", patience)
+	wantPage(t, port)
+	if now := s.instances("web"); len(now) != 1 || now[0].ID == first.ID || now[0].Revision != repo.Head() {
+		t.Errorf("ps: %+v", now)
+	}
+	if out := s.must("history", "web"); !strings.Contains(out, "switch") {
+		t.Errorf("history has no switch:\n%s", out)
+	}
+}

@@ -153,9 +153,10 @@ func (c *computation) judge(of manifest.Workload, s *runtime.Status) judgement {
 	}
 	stay := time.Duration(*strategy.MinReadySeconds) * time.Second
 	stayed := s.Ran
-	if !c.isProbed(of.Spec) {
+	if of.Spec.StartupProbe == nil && of.Spec.ReadinessProbe == nil || c.in.Health == nil {
 		stay = max(stay, shortestProof)
-	} else {
+	}
+	if c.isProbed(of.Spec) {
 		if !h.Started || !h.Ready {
 			return late(judgement{message: h.Message}, known, *strategy.ProgressDeadlineSeconds, *strategy.MinReadySeconds, s.Ran)
 		}

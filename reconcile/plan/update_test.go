@@ -365,3 +365,21 @@ func half(w probed, s plan.Step, n int) {
 		call()
 	}
 }
+
+// What ran for less than it takes to prove itself is gone back to all the same: it did well as far as could be seen, and that
+// is known before it is stopped.
+func TestFastUpdateGoesBack(t *testing.T) {
+	w := newProbed(t)
+	w.want("c1", server("good", 1, recreate))
+	w.apply(w.look())
+	w.in.Health[w.list()[0].ID] = plan.Health{Starts: 1, Started: true, Ready: true}
+	w.want("c2", server("crash", 2, recreate))
+	w.apply(w.compute())
+	if n := len(w.list()); n != 2 {
+		t.Fatalf("%d containers", n)
+	}
+	p := w.passes(time.Minute, func(plan.Plan) {})
+	if s := w.serving(); s.State != runtime.StateRunning || s.Spec.Image.Ref != "example.com/good:1" || len(p.Held) != 1 || p.Held[0].Reason != plan.ReasonRolledBack {
+		t.Errorf("%s serves and is %s: %s", s.Spec.Image.Ref, s.State, render(p))
+	}
+}

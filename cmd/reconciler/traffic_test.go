@@ -55,7 +55,7 @@ spec:
 	s.start("--repo", repo.Bare, "--allow-capture", s.dir)
 	s.must("sync", "--timeout", patience)
 
-	load := newLoad(t, port, echo, grace)
+	load := newTraffic(t, port, echo, grace)
 	for n := 1; n <= updates; n++ {
 		repo.CommitPush("update", version(n))
 		if err := load.await(fmt.Sprintf("v%d", n)); err != nil {
@@ -74,8 +74,8 @@ spec:
 	t.Logf("%d updates, %d requests, %d kept connections ended after their grace period", updates, asked, broken)
 }
 
-// load is a steady load of new connections and some that are kept.
-type load struct {
+// traffic is a steady load of new connections and some that are kept.
+type traffic struct {
 	t             *testing.T
 	stop          context.CancelFunc
 	parts         sync.WaitGroup
@@ -83,9 +83,9 @@ type load struct {
 	seen          chan string // versions, the newest alone
 }
 
-func newLoad(t *testing.T, port, echo int, grace time.Duration) *load {
+func newTraffic(t *testing.T, port, echo int, grace time.Duration) *traffic {
 	ctx, stop := context.WithCancel(t.Context())
-	l := &load{t: t, stop: stop, seen: make(chan string, 1)}
+	l := &traffic{t: t, stop: stop, seen: make(chan string, 1)}
 	t.Cleanup(l.end)
 	for range 4 {
 		l.parts.Go(func() { l.ask(ctx, port) })
@@ -96,13 +96,13 @@ func newLoad(t *testing.T, port, echo int, grace time.Duration) *load {
 	return l
 }
 
-func (l *load) end() {
+func (l *traffic) end() {
 	l.stop()
 	l.parts.Wait()
 }
 
 // ask opens a new connection fifty times a second.
-func (l *load) ask(ctx context.Context, port int) {
+func (l *traffic) ask(ctx context.Context, port int) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -124,7 +124,7 @@ func (l *load) ask(ctx context.Context, port int) {
 }
 
 // keep has one connection after the other, each for as long as it is let.
-func (l *load) keep(ctx context.Context, port int, grace time.Duration) {
+func (l *traffic) keep(ctx context.Context, port int, grace time.Duration) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := talk(ctx, port)
@@ -165,7 +165,7 @@ func talk(ctx context.Context, port int) error {
 }
 
 // await waits until requests are answered by a version.
-func (l *load) await(version string) error {
+func (l *traffic) await(version string) error {
 	limit := time.NewTimer(2 * time.Minute)
 	defer limit.Stop()
 	for {

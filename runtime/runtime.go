@@ -25,7 +25,9 @@ type Runtime interface {
 	// Start starts a created or exited container with a fresh writable layer. On a running one it does nothing.
 	Start(ctx context.Context, id ID) error
 	// Update makes spec the container's spec without touching its process: resource limits are applied to what
-	// runs, the rest is recorded. The caller has made sure that nothing in spec needs a new process.
+	// runs, files whose content is another one are swapped, a directory at once, and then their signals are sent; the
+	// rest is recorded. The caller has made sure that nothing in spec needs a new process. It comes last that the spec is
+	// recorded: whoever sees the old one after an Update was cut short asks again, and a signal may come twice then.
 	Update(ctx context.Context, id ID, spec Spec) error
 	// Stop sends the stop signal and, after grace, SIGKILL. It returns when the container has exited, also when it
 	// already had. A grace of zero or less kills at once.
@@ -369,6 +371,8 @@ type Files struct {
 	Key     string            `json:"key,omitempty"`
 	Mode    fs.FileMode       `json:"mode"`
 	Content map[string][]byte `json:"content"`
+	// Signal is sent to process 1, such as SIGHUP, when an Update has swapped the files; empty: none.
+	Signal string `json:"signal,omitempty"`
 }
 
 // Secret is a directory of this server whose files are copied to memory at each start, or one file of it.
@@ -377,6 +381,9 @@ type Secret struct {
 	Directory string      `json:"directory"`
 	Key       string      `json:"key,omitempty"`
 	Mode      fs.FileMode `json:"mode"`
+	// Signal is as that of Files. The files are read again when Spec.SecretDigests says another content of the directory
+	// than before.
+	Signal string `json:"signal,omitempty"`
 }
 
 // Tmpfs is a file system in memory.

@@ -56,7 +56,8 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	return nil
 }
 
-// Update replaces a container's spec and leaves its process alone.
+// Update replaces a container's spec and leaves its process alone. The signals that swapped files ask for are recorded as
+// calls.
 func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) error {
 	c, done, err := r.take(ctx, id)
 	if err != nil {
@@ -73,6 +74,11 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	defer r.mu.Unlock()
 	if err := r.publish(spec, id); err != nil {
 		return err
+	}
+	if c.status.State == runtime.StateRunning {
+		for range runtime.Signals(c.status.Spec.Swapped(spec)) {
+			r.calls = append(r.calls, Call{Op: OpSignal, Name: spec.Name, ID: id})
+		}
 	}
 	c.status.Spec = spec
 	return nil

@@ -84,7 +84,7 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 		return failure(op, id, spec.Name, err)
 	}
 	if st.State == runtime.StateRunning {
-		if err = r.apply(ctx, id, e.Spec, spec); err != nil {
+		if err = r.apply(ctx, e, spec); err != nil {
 			return failure(op, id, spec.Name, err)
 		}
 	}
@@ -92,19 +92,35 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	return failure(op, id, spec.Name, r.state.writeRecord(e.record))
 }
 
-// apply changes what can be changed on a running container.
-func (r *Runtime) apply(ctx context.Context, id runtime.ID, old, spec runtime.Spec) error {
-	if err := r.applyNetwork(ctx, id, old, spec); err != nil {
+// apply changes what can be changed on a running container. Signals come last: an Update that is refused sends none.
+func (r *Runtime) apply(ctx context.Context, e entry, spec runtime.Spec) error {
+	if err := r.applyNetwork(ctx, e.ID, e.Spec, spec); err != nil {
 		return err
 	}
-	if spec.Limits == old.Limits && spec.Logs == old.Logs {
+	swapped := e.Spec.Swapped(spec)
+	limits := spec.Limits != e.Spec.Limits || spec.Logs != e.Spec.Logs
+	if !limits && len(swapped) == 0 {
 		return nil
 	}
 	client, err := r.supervise(ctx)
 	if err != nil {
 		return err
 	}
-	return client.Update(ctx, id, spec.Limits, spec.Logs)
+	if limits {
+		if err = client.Update(ctx, e.ID, spec.Limits, spec.Logs); err != nil {
+			return err
+		}
+	}
+	if err = r.roots.Swap(e.ID, spec.Mounts, swapped, e.last.FirstID); err != nil {
+		return err
+	}
+	for _, signal := range runtime.Signals(swapped) {
+		// One that ended meanwhile reads the new files when it is started again.
+		if err = client.Signal(ctx, e.ID, signal); err != nil && !errors.Is(err, supervisor.ErrExited) && !errors.Is(err, runtime.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Remove implements runtime.Runtime. Whatever is left of a container goes, also where its record is gone.

@@ -8,17 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"reconciler/runtime"
 )
 
-// The names that Kubernetes gives to the same: the keys are links through dataLink, so that replacing that one link
-// replaces all files at once.
-const (
-	dataLink   = "..data"
-	generation = "..1"
-)
+// The name that Kubernetes gives to the same: the keys are links through dataLink, which leads to the directory that holds
+// them (a generation), so that replacing that one link replaces all files at once.
+const dataLink = "..data"
 
 // defaultMode is that of files whose spec names none.
 const defaultMode fs.FileMode = 0o644
@@ -57,35 +55,55 @@ func layOutFiles(dir, target string, f runtime.Files) (source string, err error)
 
 // layOut writes content as Kubernetes lays out a ConfigMap. With a key only that one is written.
 func layOut(dir, key string, mode fs.FileMode, content map[string][]byte) (source string, err error) {
-	if mode == 0 {
-		mode = defaultMode
+	if key != "" {
+		content = map[string][]byte{key: content[key]}
 	}
-	data := filepath.Join(dir, generation)
-	if err := os.MkdirAll(data, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return "", err
 	}
-	// MkdirAll obeys the umask, and the container's user must be able to look into it.
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(data, 0o755)); err != nil {
+	first := generation(1)
+	if err := writeGeneration(filepath.Join(dir, first), mode, content); err != nil {
 		return "", err
 	}
-	for _, name := range slices.Sorted(maps.Keys(content)) {
-		if key != "" && name != key {
-			continue
-		}
-		if err := writeNew(filepath.Join(data, name), content[name], mode); err != nil {
-			return "", err
-		}
+	for name := range content {
 		if err := os.Symlink(filepath.Join(dataLink, name), filepath.Join(dir, name)); err != nil {
 			return "", err
 		}
 	}
-	if err := os.Symlink(generation, filepath.Join(dir, dataLink)); err != nil {
+	if err := os.Symlink(first, filepath.Join(dir, dataLink)); err != nil {
 		return "", err
 	}
 	if key != "" {
-		return filepath.Join(data, key), nil
+		return filepath.Join(dir, first, key), nil
 	}
 	return dir, nil
+}
+
+// generation names the directory that the n-th content is in.
+func generation(n int) string { return ".." + strconv.Itoa(n) }
+
+// writeGeneration makes the directory dir and the files in it.
+func writeGeneration(dir string, mode fs.FileMode, content map[string][]byte) error {
+	if mode == 0 {
+		mode = defaultMode
+	}
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	for name, data := range content {
+		if err := writeNew(filepath.Join(dir, name), data, mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDir obeys no umask: the container's user must be able to look into it.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // writeNew makes a file that must not exist, with the mode given whatever the umask is.

@@ -160,11 +160,16 @@ func (m *mapper) give(path string) error {
 	if m == nil {
 		return nil
 	}
+	return give(path, m.first)
+}
+
+// give makes a tree of files the owner's.
+func give(path string, owner int) error {
 	return filepath.WalkDir(path, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(name, m.first, m.first)
+		return os.Lchown(name, owner, owner)
 	})
 }
 

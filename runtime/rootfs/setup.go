@@ -136,6 +136,11 @@ func (p place) dir(parent, kind string) string {
 	return filepath.Join(parent, kind, fmt.Sprint(p.index))
 }
 
+// filesDir is where the files of a Config are, secretDir where those of a Secret are: in memory.
+func (s *Store) filesDir(p place) string { return p.dir(s.snapshot(p.id), "files") }
+
+func secretDir(p place) string { return p.dir(p.root.Bundle, "secrets") }
+
 func (s *Store) mount(ctx context.Context, p place, m runtime.Mount) (Mounted, error) {
 	mounted := Mounted{Path: m.Path, ReadOnly: m.ReadOnly, Exec: true}
 	var err error
@@ -144,13 +149,13 @@ func (s *Store) mount(ctx context.Context, p place, m runtime.Mount) (Mounted, e
 		mounted.Source, err = s.attachVolume(ctx, p, m)
 	case m.Files != nil:
 		mounted.ReadOnly = true
-		dir := p.dir(s.snapshot(p.id), "files")
+		dir := s.filesDir(p)
 		if mounted.Source, err = layOutFiles(dir, m.Path, *m.Files); err == nil {
 			err = p.ids.give(dir)
 		}
 	case m.Secret != nil:
 		mounted.ReadOnly, mounted.Exec = true, false
-		dir := p.dir(p.root.Bundle, "secrets")
+		dir := secretDir(p)
 		if mounted.Source, err = s.layOutSecret(dir, m.Path, *m.Secret); err == nil {
 			err = p.ids.give(dir)
 		}

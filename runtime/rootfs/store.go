@@ -88,12 +88,11 @@ func (s *Store) mountMemory() error {
 		return err
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV
-	// noswap: since Linux 6.4.
 	// Everybody may pass, to what they know the name of, and each Bundle is its container's alone: process 1 goes there with
 	// its own user ids.
 	err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0711,noswap")
-	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("reconciler", dir, "tmpfs", flags, "mode=0711")
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.4 a tmpfs is swapped, a ramfs never
+		err = unix.Mount("reconciler", dir, "ramfs", flags, "mode=0711")
 	}
 	if err != nil {
 		return fmt.Errorf("mount a file system in memory on %s: %w", dir, err)

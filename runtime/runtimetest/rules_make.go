@@ -127,6 +127,29 @@ func (s *suite) update() {
 	}
 }
 
+func (s *suite) updateFiles() {
+	spec := s.Forever(name("web"))
+	files := func(content string) []runtime.Mount {
+		return []runtime.Mount{{Path: "/etc/web", ReadOnly: true, Files: &runtime.Files{
+			Name: "web", Content: map[string][]byte{"app.conf": []byte(content)}, Signal: "SIGWINCH", // which ends nothing
+		}}}
+	}
+	spec.Mounts = files("1")
+	id := s.ready(spec)
+	before := s.status(id)
+	for range 2 { // again, as after an agent that died in the middle
+		spec.Mounts = files("2")
+		s.must("update", s.Runtime.Update(s.ctx(), id, spec))
+	}
+	after := s.status(id)
+	if after.Pid != before.Pid || after.Starts != 1 || after.State != runtime.StateRunning {
+		s.Errorf("update: pid %d -> %d, %d starts, %s", before.Pid, after.Pid, after.Starts, after.State)
+	}
+	if encode(s, after.Spec) != encode(s, spec) {
+		s.Errorf("after update the spec is %s", encode(s, after.Spec))
+	}
+}
+
 func (s *suite) updateStopped() {
 	spec := s.Exits(name("web"), 0)
 	id := s.created(spec)

@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Env) {
 		{"remove kills, takes away and can be repeated", (*suite).remove},
 		{"update keeps the process", (*suite).update},
 		{"update of what does not run is recorded", (*suite).updateStopped},
+		{"update swaps files and keeps the process", (*suite).updateFiles},
 		{"list is sorted by name, then by creation", (*suite).listOrder},
 		{"containers of one name run side by side", (*suite).sameName},
 		{"an identity is never used twice", (*suite).identities},

@@ -22,7 +22,8 @@ type Runtime interface {
 	Prepare(ctx context.Context, spec Spec, in Inputs) (Prepared, error)
 	// Create makes a container from a prepared spec without starting it, beside any other of the same name.
 	Create(ctx context.Context, spec Spec) (ID, error)
-	// Start starts a created or exited container with a fresh writable layer. On a running one it does nothing.
+	// Start starts a created or exited container with a fresh writable layer, after its init containers, each with a fresh
+	// one of its own, have ended well. On a running one it does nothing.
 	Start(ctx context.Context, id ID) error
 	// Update makes spec the container's spec without touching its process: resource limits are applied to what
 	// runs, files whose content is another one are swapped, a directory at once, and then their signals are sent; the
@@ -130,7 +131,7 @@ type Status struct {
 	// Stopped is true where the last exit was asked for with Stop.
 	Stopped bool `json:"stopped,omitempty"`
 	// Reason and Message say why a container is as it is, where the runtime knows: ReasonStartFailed with the error
-	// of the last start, ReasonSupervisorLost for an exit that nobody saw.
+	// of the last start, ReasonInitFailed, ReasonInitializing, ReasonSupervisorLost for an exit that nobody saw.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 
@@ -226,6 +227,9 @@ type Spec struct {
 	Ulimits map[string]int64 `json:"ulimits,omitempty"`
 	// Sysctls are kernel parameters of the container's own namespaces, by their names with dots.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+
+	// InitContainers run before each start, in this order.
+	InitContainers []InitContainer `json:"initContainers,omitempty"`
 
 	StopSignal string        `json:"stopSignal,omitempty"` // such as SIGTERM; empty: the image's, else SIGTERM
 	StopGrace  time.Duration `json:"stopGrace"`

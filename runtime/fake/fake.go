@@ -110,6 +110,13 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 		in.Progress(runtime.Progress{Name: spec.Name, What: "prepare " + digest, Done: 1, Total: 1})
 	}
 	r.prepared[digest] = true
+	for _, ic := range spec.InitContainers {
+		d, err := r.digest(spec.ForInit(ic))
+		if err != nil {
+			return runtime.Prepared{}, failed(OpPrepare, spec.Name, "", err)
+		}
+		r.prepared[d] = true
+	}
 	return runtime.Prepared{ImageDigest: digest}, nil
 }
 
@@ -147,6 +154,11 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	digest, err := r.digest(spec)
 	if err == nil && !r.prepared[digest] {
 		err = fmt.Errorf("%s of %s was not prepared", digest, spec.Name)
+	}
+	for _, ic := range spec.InitContainers {
+		if d, initErr := r.digest(spec.ForInit(ic)); err == nil && (initErr != nil || !r.prepared[d]) {
+			err = fmt.Errorf("%s of init container %s of %s was not prepared", d, ic.Name, spec.Name)
+		}
 	}
 	if err != nil {
 		return "", failed(OpCreate, spec.Name, "", err)

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"reconciler/runtime"
@@ -43,6 +44,10 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 		s.Reason, s.Message = runtime.ReasonOf(err), err.Error()
 		return err
 	}
+	if err := r.runInits(s.Spec, id); err != nil {
+		s.Reason, s.Message = runtime.ReasonOf(err), err.Error()
+		return err
+	}
 	r.last++
 	c.program, c.output, c.exited = r.program(s.Spec), nil, make(chan struct{})
 	c.output = append(c.output, c.program.Output...)
@@ -52,6 +57,18 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	r.tell(runtime.EventStarted, c)
 	if c.program.Exit != nil {
 		r.exit(c, exit{code: c.program.Exit})
+	}
+	return nil
+}
+
+// runInits ends every init container at once: with the code of its Program, or well.
+func (r *Runtime) runInits(spec runtime.Spec, id runtime.ID) error {
+	for _, ic := range spec.InitContainers {
+		if p := r.program(spec.ForInit(ic)); p.Exit != nil && *p.Exit != 0 {
+			e := failed(OpStart, spec.Name, id, fmt.Errorf("init container %s exited with code %d", ic.Name, *p.Exit))
+			e.Reason = runtime.ReasonInitFailed
+			return e
+		}
 	}
 	return nil
 }

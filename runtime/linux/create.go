@@ -34,6 +34,10 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}
+	inits, err := r.initDigests(spec)
+	if err != nil {
+		return "", failure(op, "", spec.Name, err)
+	}
 	vars, err := r.variables(spec)
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
@@ -41,7 +45,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	now := time.Now()
 	rec := record{
 		Version: recordVersion, ID: newID(spec.Name, now), CreatedAt: now.UTC(), Spec: spec,
-		ImageDigest: img.Digest, StopSignal: img.Config.StopSignal, Warnings: append(warnings(img), vars.warnings...),
+		ImageDigest: img.Digest, InitDigests: inits, StopSignal: img.Config.StopSignal, Warnings: append(warnings(img), vars.warnings...),
 	}
 	r.serving.Lock()
 	defer r.serving.Unlock()
@@ -146,11 +150,17 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return failure(op, id, name, err)
 	}
-	if err := r.forget(ctx, id); err != nil {
-		return failure(op, id, name, err)
+	parts := []runtime.ID{id}
+	if name == (runtime.Name{}) || len(e.Spec.InitContainers) > 0 {
+		parts = append(parts, initID(id))
 	}
-	if err := r.roots.Teardown(id); err != nil {
-		return failure(op, id, name, err)
+	for _, part := range parts {
+		if err := r.forget(ctx, part); err != nil {
+			return failure(op, id, name, err)
+		}
+		if err := r.roots.Teardown(part); err != nil {
+			return failure(op, id, name, err)
+		}
 	}
 	if err := r.ids.Release(r.state.dir(id), e.last.FirstID); err != nil {
 		return failure(op, id, name, err)
@@ -251,7 +261,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 			}
 		}
 		for _, id := range ids {
-			if slices.Contains(known, id) || r.inKernel(id) {
+			if slices.Contains(known, ofContainer(id)) || r.inKernel(id) {
 				continue
 			}
 			if err = r.roots.Teardown(id); err != nil {

@@ -146,6 +146,15 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 			}
 		}
 	}
+	if e.last.Init != "" && !known { // the container itself has not run in this start
+		if e.last.Starts == 1 {
+			st.State = runtime.StateCreated
+		}
+		if supervised[initID(e.ID)].Running {
+			st.Reason, st.Message = runtime.ReasonInitializing, "init container "+e.last.Init+" runs"
+			return e.removed(st), nil
+		}
+	}
 	if st.State != runtime.StateRunning {
 		switch {
 		case e.last.Error != "":
@@ -154,10 +163,15 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 			st.Reason, st.Message = runtime.ReasonStartFailed, "the start was cut short"
 		}
 	}
+	return e.removed(st), nil
+}
+
+// removed makes st that of a container that is being removed, if it is.
+func (e entry) removed(st runtime.Status) runtime.Status {
 	if e.removing {
 		st.State = runtime.StateRemoving
 	}
-	return st, nil
+	return st
 }
 
 // alive says whether the process 1 that was started last still runs.

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "swap" {
 		os.Exit(swap(os.Args[2], os.Args[3]))
 	}
+	if len(os.Args) == 6 && os.Args[1] == "start" {
+		os.Exit(startAlone(os.Args[2:]))
+	}
 	if len(os.Args) == 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		err := linux.RunSupervisor(ctx, supervisor.Config{
@@ -114,6 +117,9 @@ func imageTree(t testing.TB) string {
 			Env: []string{"PATH=/bin", "FROM_IMAGE=yes"}, Cmd: []string{"/bin/sleep", "1000"}, StopSignal: "SIGKILL",
 			Volumes: map[string]struct{}{"/data": {}},
 		}, files)
+		if trees.err == nil {
+			trees.err = writeLayout(filepath.Join(dir, "tool"), v1.Config{Env: []string{"FROM_IMAGE=tool"}, WorkingDir: "/srv"}, files)
+		}
 	})
 	if trees.err != nil {
 		t.Fatal(trees.err)

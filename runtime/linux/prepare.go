@@ -28,36 +28,68 @@ func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inp
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
 	// What needs no download is refused first.
-	users, err := r.usersOfVolumes(spec)
+	all := []runtime.Spec{spec}
+	for _, ic := range spec.InitContainers {
+		all = append(all, spec.ForInit(ic))
+	}
+	var varWarnings []string
+	for i, one := range all {
+		vars, err := r.checkSpec(one)
+		if err != nil {
+			return runtime.Prepared{}, failure(op, "", spec.Name, ofInit(spec, i, err))
+		}
+		if i == 0 {
+			varWarnings = vars.warnings
+		}
+	}
+	whole, err := r.bring(ctx, spec, in)
 	if err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}
+	for i, one := range all {
+		img := whole
+		if i > 0 && spec.InitContainers[i-1].Image != nil {
+			img, err = r.bring(ctx, one, in)
+		}
+		if err == nil {
+			err = r.checkProcess(one, img)
+		}
+		if err != nil {
+			return runtime.Prepared{}, failure(op, "", spec.Name, ofInit(spec, i, err))
+		}
+	}
+	return runtime.Prepared{ImageDigest: whole.Digest, Warnings: append(warnings(whole), varWarnings...)}, nil
+}
+
+// ofInit says of which init container an error is: all but the first of what is checked are.
+func ofInit(spec runtime.Spec, i int, err error) error {
+	if i == 0 {
+		return err
+	}
+	return fmt.Errorf("init container %s: %w", spec.InitContainers[i-1].Name, err)
+}
+
+// checkSpec says whether this server can and may run a spec, as far as that can be told without its image.
+func (r *Runtime) checkSpec(spec runtime.Spec) (variables, error) {
+	users, err := r.usersOfVolumes(spec)
+	if err != nil {
+		return variables{}, err
+	}
 	if err = r.roots.Check(spec.Name.Base(), spec.Mounts, users); err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+		return variables{}, err
 	}
 	if spec.Limits.Disk > 0 {
 		if err = r.roots.CheckDisk(spec.Limits.Disk); err != nil {
-			return runtime.Prepared{}, failure(op, "", spec.Name, err)
+			return variables{}, err
 		}
 	}
 	if err = r.checkPrivileges(spec); err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+		return variables{}, err
 	}
 	if err = r.checkIDs(spec); err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
+		return variables{}, err
 	}
-	vars, err := r.variables(spec)
-	if err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
-	}
-	img, err := r.bring(ctx, spec, in)
-	if err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
-	}
-	if err := r.checkProcess(spec, img); err != nil {
-		return runtime.Prepared{}, failure(op, "", spec.Name, err)
-	}
-	return runtime.Prepared{ImageDigest: img.Digest, Warnings: append(warnings(img), vars.warnings...)}, nil
+	return r.variables(spec)
 }
 
 // bring makes sure that the spec's image is on this server.
@@ -216,7 +248,11 @@ func (r *Runtime) volumeUsers() (rootfs.VolumeUsers, error) {
 	}
 	users := map[string][]runtime.Name{}
 	for _, e := range entries {
-		for _, m := range e.Spec.Mounts {
+		mounts := e.Spec.Mounts
+		for _, ic := range e.Spec.InitContainers {
+			mounts = append(slices.Clip(mounts), ic.Mounts...)
+		}
+		for _, m := range mounts {
 			if m.Volume != nil {
 				key := e.Spec.Name.Namespace + "/" + m.Volume.Name
 				users[key] = append(users[key], e.Spec.Name.Base())

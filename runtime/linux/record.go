@@ -35,6 +35,8 @@ type record struct {
 	CreatedAt   time.Time    `json:"createdAt"`
 	Spec        runtime.Spec `json:"spec"`
 	ImageDigest string       `json:"imageDigest"`
+	// InitDigests are of the images of init containers that have one of their own, by the name of the init container.
+	InitDigests map[string]string `json:"initDigests,omitempty"`
 	// StopSignal is the image's.
 	StopSignal string   `json:"stopSignal,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
@@ -45,7 +47,9 @@ type run struct {
 	Version int `json:"version"`
 	Starts  int `json:"starts"`
 	// Starting is true from before the start until it worked or failed.
-	Starting  bool      `json:"starting,omitempty"`
+	Starting bool `json:"starting,omitempty"`
+	// Init is the init container that runs, or is about to: the container itself does not yet.
+	Init      string    `json:"init,omitempty"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	// Pid and StartTime are those of process 1 in the boot named Boot.
 	Pid       int    `json:"pid,omitempty"`

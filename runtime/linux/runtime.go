@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -133,6 +134,21 @@ func (r *Runtime) Logs(ctx context.Context, id runtime.ID, opts supervisor.LogOp
 		}
 	}
 	return supervisor.ReadLog(ctx, r.state.dir(id), opts)
+}
+
+// InitLogs reads the kept output of one of a container's init containers as Logs does the container's. Each start's is one
+// run of it.
+func (r *Runtime) InitLogs(ctx context.Context, id runtime.ID, init string, opts supervisor.LogOptions) iter.Seq2[supervisor.LogEntry, error] {
+	e, err := r.state.read(id)
+	if err == nil && !slices.ContainsFunc(e.Spec.InitContainers, func(ic runtime.InitContainer) bool { return ic.Name == init }) {
+		err = fmt.Errorf("it has no init container %q", init)
+	}
+	if err != nil {
+		return func(yield func(supervisor.LogEntry, error) bool) {
+			yield(supervisor.LogEntry{}, failure("read output of an init container of "+string(id), id, e.Spec.Name, err))
+		}
+	}
+	return supervisor.ReadLog(ctx, r.initDir(id, init), opts)
 }
 
 // ExecStream runs a command in a running container, connected to the caller, and returns its exit code, 128 + signal for a signal. A user may be a name

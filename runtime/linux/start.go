@@ -63,6 +63,9 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
 		return err
 	}
+	if err = r.endInit(ctx, client, *e); err != nil { // and of a start that was cut short
+		return err
+	}
 	if err = r.checkAppArmorProfile(e.Spec); err != nil { // it can have gone since, such as by a boot
 		return err
 	}
@@ -97,7 +100,10 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		}
 	}()
 	e.last.FirstID = now.FirstID
-	if err = r.writeBundle(*e, img, root, net, &now); err != nil {
+	if err = r.writeBundle(*e, r.state.dir(e.ID), img, root, net, &now); err != nil {
+		return err
+	}
+	if err = r.runInits(ctx, client, *e, net, now); err != nil {
 		return err
 	}
 	started, err := client.Start(ctx, supervisor.StartRequest{
@@ -146,8 +152,8 @@ func (r *Runtime) setup(ctx context.Context, e entry, img image.Image, net conne
 }
 
 // writeBundle writes the files that every container gets and its config.json: with secrets in memory, with placeholders
-// beside the record. What the container does without is noted in now.
-func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net connection, now *run) error {
+// in dir, which is kept. What the container does without is noted in now.
+func (r *Runtime) writeBundle(e entry, dir string, img image.Image, root rootfs.Root, net connection, now *run) error {
 	user, err := img.LookUser(userSpec(e.Spec.Security, img.Config))
 	if err != nil {
 		return err
@@ -181,7 +187,7 @@ func (r *Runtime) writeBundle(e entry, img image.Image, root rootfs.Root, net co
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(r.state.dir(e.ID), configFile), spec); err != nil {
+	if err := writeJSON(filepath.Join(dir, configFile), spec); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(root.Bundle, configFile), withSecrets(spec, vars.secrets))
@@ -246,7 +252,12 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 	if err != nil {
 		return failure(op, id, e.Spec.Name, err)
 	}
-	// No lock: a second Stop may shorten the grace of the first one.
+	// No lock: a second Stop may shorten the grace of the first one, and a start waits for its init containers with it.
+	if len(e.Spec.InitContainers) > 0 {
+		if _, err = client.Stop(ctx, initID(id), "", grace); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+			return failure(op, id, e.Spec.Name, err)
+		}
+	}
 	_, err = client.Stop(ctx, id, stopSignal(e.Spec, e.StopSignal), grace)
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil // never started, or deleted since

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,11 +20,18 @@ import (
 // lines follows the output of a container and returns what waits for its next line.
 func (e *env) lines(id runtime.ID) func() string {
 	e.Helper()
+	return e.follow(func(ctx context.Context, opts supervisor.LogOptions) iter.Seq2[supervisor.LogEntry, error] {
+		return e.Logs(ctx, id, opts)
+	})
+}
+
+func (e *env) follow(logs func(context.Context, supervisor.LogOptions) iter.Seq2[supervisor.LogEntry, error]) func() string {
+	e.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.Context()), time.Minute)
 	found := make(chan string)
 	go func() {
 		defer close(found)
-		for entry, err := range e.Logs(ctx, id, supervisor.LogOptions{Follow: true}) {
+		for entry, err := range logs(ctx, supervisor.LogOptions{Follow: true}) {
 			if err != nil {
 				return
 			}

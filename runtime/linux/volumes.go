@@ -87,6 +87,9 @@ func (r *Runtime) needed(keep []string) ([]string, error) {
 			return nil, err
 		}
 		all = append(all, e.ImageDigest)
+		for _, digest := range e.InitDigests {
+			all = append(all, digest)
+		}
 	}
 	return all, nil
 }

@@ -44,6 +44,9 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 // relay passes on what one supervisor says until it is gone.
 func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-chan runtime.Event) {
 	send := func(e runtime.Event) {
+		if ofContainer(e.ID) != e.ID {
+			return // an init container's: whoever starts the container waits for it
+		}
 		if e.Name == (runtime.Name{}) && e.ID != "" {
 			if known, err := r.state.read(e.ID); err == nil {
 				e.Name = known.Spec.Name

@@ -68,6 +68,8 @@ func Run(t *testing.T, open func(t *testing.T) Env) {
 		{"an ended context stops a call", (*suite).contexts},
 		{"calls for many containers at once", (*suite).manyAtOnce},
 		{"calls for one container at once", (*suite).oneAtOnce},
+		{"init containers come before each start", (*suite).inits},
+		{"a start fails with its init container", (*suite).initFails},
 		{"a container that shares a network does not start alone", (*suite).sharesAlone},
 		{"a network is shared with one start", (*suite).sharesOneStart},
 		{"output is that of the last start", (*suite).output},

@@ -164,7 +164,14 @@ func (c *checker) mountOptions(m *Mount, p place) {
 	if m.Key != "" {
 		c.fileName(p.to("key"), m.Key)
 	}
-	if m.OnChange != nil && m.OnChange.Signal != "" {
+	if m.OnChange == nil {
+		return
+	}
+	if m.OnChange.Signal != "" {
 		c.signal(p.to("onChange", "signal"), m.OnChange.Signal)
+	}
+	if m.Key != "" && m.reloads() {
+		// What a running container has mounted is this one file for ever, as with Kubernetes' subPath.
+		c.problem(p.to("onChange"), "a single file cannot be swapped below a running container: mount all of it at a directory, or leave onChange out")
 	}
 }

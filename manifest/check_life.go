@@ -113,8 +113,20 @@ func (c *checker) initContainers(s *Spec) {
 		c.envFrom(ic.EnvFrom, p.to("envFrom"))
 		c.mounts(ic.Mounts, p.to("mounts"))
 		if ic.SecurityContext != nil {
-			c.security(s, ic.SecurityContext, p.to("securityContext"))
+			c.initSecurity(s, ic.SecurityContext, p.to("securityContext"))
 		}
+	}
+}
+
+// initSecurity refuses what an init container cannot have by itself: the user ids are those of its container, whose files
+// and network it shares.
+func (c *checker) initSecurity(s *Spec, sc *SecurityContext, p place) {
+	c.security(s, sc, p)
+	if sc.HostUsers != nil {
+		c.problem(p.to("hostUsers"), "belongs to the container, whose user ids its init containers have: write it there")
+	}
+	if whole := s.SecurityContext; sc.Privileged != nil && *sc.Privileged && (whole == nil || whole.Privileged == nil || !*whole.Privileged) {
+		c.problem(p.to("privileged"), "the container is not privileged, whose user ids its init containers have: write it there too")
 	}
 }
 

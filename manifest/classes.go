@@ -88,11 +88,16 @@ func classOf(table map[string]Class, field string) Class {
 func Strongest(changes []Change) Class {
 	strongest := ClassNone
 	for _, c := range changes {
-		if c.Class.rank() > strongest.rank() {
-			strongest = c.Class
-		}
+		strongest = stronger(strongest, c.Class)
 	}
 	return strongest
+}
+
+func stronger(a, b Class) Class {
+	if b.rank() > a.rank() {
+		return b
+	}
+	return a
 }
 
 // rank orders the classes, mildest first.

@@ -76,6 +76,7 @@ func Defaulted(s Spec) Spec {
 
 	s.SecurityContext = defaultedSecurity(s.SecurityContext)
 	s.Mounts = defaultedMounts(s.Mounts)
+	s.InitContainers = defaultedInits(s)
 	s.Capture = defaultedCapture(s.Capture)
 	s.Devices = slices.Clone(s.Devices)
 	for i := range s.Devices {
@@ -129,6 +130,24 @@ func defaultedSecurity(given *SecurityContext) *SecurityContext {
 	caps := valueOf(sc.Capabilities)
 	sc.Capabilities = &caps
 	return &sc
+}
+
+// defaultedInits leaves absent what an init container has of its container. s is defaulted but for them.
+func defaultedInits(s Spec) []InitContainer {
+	inits := slices.Clone(s.InitContainers)
+	for i := range inits {
+		ic := &inits[i]
+		policy := s.ImagePullPolicy
+		if ic.Image != "" {
+			policy = pullPolicyOf(ic.Image)
+		}
+		orDefault(&ic.ImagePullPolicy, policy)
+		ic.Mounts = defaultedMounts(ic.Mounts)
+		if ic.SecurityContext != nil {
+			ic.SecurityContext = defaultedSecurity(ic.SecurityContext)
+		}
+	}
+	return inits
 }
 
 func defaultedMounts(given []Mount) []Mount {

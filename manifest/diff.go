@@ -24,6 +24,7 @@ func Diff(from, to Workload) []Change {
 	orDefault(&a.Hostname, from.Name.Name)
 	orDefault(&b.Hostname, to.Name.Name)
 	df.values("spec", "", reflect.ValueOf(a), reflect.ValueOf(b))
+	df.change("spec.initContainers", initOrder(a.InitContainers), initOrder(b.InitContainers), classOf(df.classes, "initContainers"))
 	df.texts("node", from.NodeEnv, to.NodeEnv, ClassReplace)
 	df.configs(from, to)
 	df.secrets(from, to)
@@ -171,6 +172,15 @@ func byIdentity(list reflect.Value) map[string]reflect.Value {
 	return out
 }
 
+// initOrder shows in which order init containers run: what each one is says nothing of that.
+func initOrder(inits []InitContainer) string {
+	names := make([]string, len(inits))
+	for i, ic := range inits {
+		names[i] = ic.Name
+	}
+	return strings.Join(names, ", ")
+}
+
 func listText(list reflect.Value) string {
 	if list.Len() == 0 {
 		return ""
@@ -227,40 +237,9 @@ func (df *differ) configs(from, to Workload) {
 	for _, name := range keysOfBoth(from.Configs, to.Configs) {
 		a, b := from.Configs[name], to.Configs[name]
 		for _, key := range keysOfBoth(a, b) {
-			df.change(keyed("config["+name+"]", key), show(a, key), show(b, key), configClass(from.Spec, to.Spec, name, key))
+			df.change(keyed("config["+name+"]", key), show(a, key), show(b, key), stronger(configClass(from.Spec, name, key), configClass(to.Spec, name, key)))
 		}
 	}
-}
-
-// configClass returns what a change of one key asks for: a new container, unless it is only mounted in ways that swap
-// files below a running one.
-func configClass(from, to Spec, name, key string) Class {
-	class := ClassNone
-	for _, s := range []Spec{from, to} {
-		for _, v := range s.Env {
-			if v.Config == name && v.Key == key {
-				return ClassReplace
-			}
-		}
-		for _, e := range s.EnvFrom {
-			if e.Config == name {
-				return ClassReplace
-			}
-		}
-		for _, m := range s.Mounts {
-			if m.Config != name || m.Key != "" && m.Key != key {
-				continue
-			}
-			if m.OnChange == nil || m.OnChange.Action == OnChangeRestart || m.OnChange.Action == "" {
-				return ClassReplace
-			}
-			class = ClassLimits
-		}
-	}
-	if len(from.InitContainers)+len(to.InitContainers) > 0 && class == ClassNone {
-		return ClassReplace
-	}
-	return class
 }
 
 func (df *differ) secrets(from, to Workload) {

@@ -20,10 +20,7 @@ type laterField struct {
 
 // laterFields is the one list of them. A release that brings the behaviour takes the line out.
 func laterFields() []laterField {
-	return []laterField{
-		{path: "mounts[].onChange", except: []string{OnChangeRestart}},
-		{path: "initContainers"},
-	}
+	return nil
 }
 
 // refuseUnsupported tells of every field of spec that a later release brings.

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -88,10 +89,11 @@ func (x *executor) bring(ctx context.Context, j *job) (string, error) {
 	if err = x.makeRoom(ctx, j); err != nil {
 		return prepared.ImageDigest, err
 	}
-	if err = x.starts.acquire(ctx); err != nil {
+	started, err := x.starting(ctx, spec)
+	if err != nil {
 		return prepared.ImageDigest, err
 	}
-	defer x.starts.release()
+	defer started()
 	x.phase(j, report.PhaseStarting)
 	id, err := x.rt.Create(ctx, spec)
 	if err == nil {
@@ -141,10 +143,11 @@ func (x *executor) restart(ctx context.Context, j *job) error {
 }
 
 func (x *executor) start(ctx context.Context, j *job) error {
-	if err := x.starts.acquire(ctx); err != nil {
+	started, err := x.starting(ctx, j.step.Spec)
+	if err != nil {
 		return err
 	}
-	defer x.starts.release()
+	defer started()
 	x.phase(j, report.PhaseStarting)
 	return x.rt.Start(ctx, j.step.ID)
 }
@@ -174,6 +177,15 @@ func (x *executor) rollBack(ctx context.Context, j *job) error {
 		return err
 	}
 	return x.start(ctx, j)
+}
+
+// starting takes a place among those that are started at a time, and returns what gives it back. Init containers may take
+// as long as they want: who has any takes no place, lest others wait for it.
+func (x *executor) starting(ctx context.Context, spec runtime.Spec) (started func(), err error) {
+	if len(spec.InitContainers) > 0 {
+		return func() {}, nil
+	}
+	return x.starts.release, x.starts.acquire(ctx)
 }
 
 // takeAway stops and removes what the step says goes.
@@ -266,7 +278,11 @@ func (x *executor) phase(j *job, p report.Phase) {
 // inputs are what Prepare may need: the commit's files only where the image comes from them.
 func (x *executor) inputs(ctx context.Context, j *job) runtime.Inputs {
 	in := runtime.Inputs{Progress: x.progress(j)}
-	if img := j.step.Spec.Image; img == nil || !fromTree(img.Ref) {
+	images := []*runtime.Image{j.step.Spec.Image}
+	for _, ic := range j.step.Spec.InitContainers {
+		images = append(images, ic.Image)
+	}
+	if !slices.ContainsFunc(images, func(img *runtime.Image) bool { return img != nil && fromTree(img.Ref) }) {
 		return in
 	}
 	// Without the tree Prepare uses what is in the store, or says that it is not there.

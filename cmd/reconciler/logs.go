@@ -16,7 +16,7 @@ type logsOptions struct {
 	follow, previous, timestamps bool
 	tail                         int
 	since                        string
-	stream                       string
+	stream, init                 string
 }
 
 func newLogs(a *app) *cobra.Command {
@@ -27,10 +27,12 @@ func newLogs(a *app) *cobra.Command {
 		Long: `Prints what a container wrote, its standard output on ours and its standard error on ours. It needs no agent.
 
 Lines of earlier starts of the same container come first; --previous prints only those of the start before
-the last one, or of another instance of the name, such as that of a failed update.`,
+the last one, or of another instance of the name, such as that of a failed update. --init prints what one of its
+init containers wrote instead.`,
 		Example: `  reconciler logs web -f --tail 20
   reconciler logs shop/web --since 10m --timestamps
-  reconciler logs web --previous`,
+  reconciler logs web --previous
+  reconciler logs web --init migrate`,
 		Args:        argsError(cobra.ExactArgs(1)),
 		Annotations: map[string]string{exitAnnotation: "0 printed, 1 no such container or its output cannot be read"},
 	}
@@ -40,6 +42,7 @@ the last one, or of another instance of the name, such as that of a failed updat
 	cmd.Flags().IntVar(&opts.tail, "tail", -1, "only the last `N` lines (-1 is all)")
 	cmd.Flags().StringVar(&opts.since, "since", "", "only what is not older than `D`, a duration such as 10m or a time such as 2026-01-02T15:04:05Z")
 	cmd.Flags().StringVar(&opts.stream, "stream", "", "only this `STREAM`: stdout or stderr")
+	cmd.Flags().StringVar(&opts.init, "init", "", "of this init container, by its `NAME`")
 	namespace := namespaceFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.runLogs(cmd.Context(), args[0], *namespace, opts)
@@ -64,14 +67,18 @@ func (a *app) runLogs(ctx context.Context, text, namespace string, opts logsOpti
 		switch {
 		case len(others) > 0:
 			status = others[0]
-		case status.Starts > 1:
+		case status.Starts > 1 || opts.init != "":
 			read.Previous = true
 		default:
 			return fmt.Errorf("%s: no start before the present one", text)
 		}
 	}
 	p := newLogPrinter(a, opts.timestamps)
-	for entry, err := range rt.Logs(ctx, status.ID, read) {
+	output := rt.Logs(ctx, status.ID, read)
+	if opts.init != "" {
+		output = rt.InitLogs(ctx, status.ID, opts.init, read)
+	}
+	for entry, err := range output {
 		if err != nil {
 			return errors.Join(err, p.flush())
 		}

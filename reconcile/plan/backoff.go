@@ -82,8 +82,24 @@ func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.
 	case s.GoesBack && endsUpdate(h, err):
 		h.Reason, h.Permanent, h.Attempt = ReasonRolledBack, true, s.attempt()
 		h.Error = updateFailed + h.Error
+	case h.Reason == runtime.ReasonInitFailed && s.Workload.Kind == manifest.KindContainer:
+		h = initFailed(h, s.Workload, now)
 	case !h.Permanent:
 		h.NextTry = now.Add(delay(h.Failures))
+	}
+	return h
+}
+
+// initFailed makes the failure of an init container one that goes by the manifest's own words: it is the container that
+// failed. The first time it is tried again at once, as after a crash.
+func initFailed(h History, of manifest.Workload, now time.Time) History {
+	h.Permanent = of.Spec.RestartPolicy == manifest.RestartNever
+	switch {
+	case h.Permanent:
+	case h.Failures == 1:
+		h.NextTry = now
+	default:
+		h.NextTry = now.Add(crashDelay(h.Failures-1, *manifest.Defaulted(of.Spec).RestartBackoff))
 	}
 	return h
 }
@@ -115,8 +131,12 @@ func (c *computation) hold(w *work, h History) bool {
 		return false
 	}
 	reason, message := h.Reason, h.Error
-	if reason == runtime.ReasonErrImagePull && !h.NextTry.IsZero() {
+	switch {
+	case h.NextTry.IsZero():
+	case reason == runtime.ReasonErrImagePull:
 		reason = ReasonImagePull
+	case reason == runtime.ReasonInitFailed:
+		reason = ReasonCrashLoop
 	}
 	if h.Hint != "" {
 		message += "; " + h.Hint

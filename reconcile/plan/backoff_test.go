@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,31 @@ func TestRestartsBackOff(t *testing.T) {
 	got = delays(crashing(t, manifest.Spec{RestartBackoff: &manifest.RestartBackoff{Initial: &initial, Max: &longest}}), 6)
 	if want := []time.Duration{0, 0, s, 2 * s, 3 * s, 3 * s}; !slices.Equal(got, want) {
 		t.Errorf("with 0s to 3s waited %v, want %v", got, want)
+	}
+}
+
+// An init container that fails is the container's failure: it goes by its own backoff and restart policy.
+func TestFailedInitContainersBackOff(t *testing.T) {
+	s := time.Second
+	initial := manifest.Duration(2 * s)
+	spec := manifest.Spec{
+		Image: "example.com/app:1", RestartBackoff: &manifest.RestartBackoff{Initial: &initial},
+		InitContainers: []manifest.InitContainer{{Name: "migrate", Command: []string{"exit", "3"}}},
+	}
+	w := newWorld(t)
+	w.want("c1", workload(named("web"), spec))
+	if got, want := delays(w, 5), []time.Duration{0, 0, 2 * s, 4 * s, 8 * s}; !slices.Equal(got, want) {
+		t.Errorf("waited %v, want %v", got, want)
+	}
+	if p := w.compute(); len(p.Held) != 1 || p.Held[0].Reason != plan.ReasonCrashLoop || !strings.Contains(p.Held[0].Message, "init container migrate exited with code 3") {
+		t.Errorf("plan is %s", render(p))
+	}
+	spec.RestartPolicy = manifest.RestartNever
+	w = newWorld(t)
+	w.want("c1", workload(named("web"), spec))
+	delays(w, 1)
+	if p := w.compute(); len(p.Steps) != 0 || len(p.Held) != 1 || p.Held[0].Reason != runtime.ReasonInitFailed || !p.Wake.IsZero() {
+		t.Errorf("plan is %s", render(p))
 	}
 }
 

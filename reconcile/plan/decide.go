@@ -121,13 +121,10 @@ func (c *computation) upkeep(w *work) {
 		}
 		return
 	}
-	if name := c.unrecordedSecret(w); name != "" {
+	if why := c.newSecret(w); why != "" && !c.refused(w) && !c.gated(w) {
 		spec := w.keep.Spec
 		spec.SecretDigests = c.secretDigests(w)
-		w.step = &Step{
-			Op: OpUpdate, Workload: *w.want, Spec: spec, ID: w.keep.ID,
-			Reason: "content of Secret " + name + " is known now",
-		}
+		w.step = &Step{Op: OpUpdate, Workload: *w.want, Spec: spec, ID: w.keep.ID, Reason: why}
 		return
 	}
 	if why := c.due(w, w.keep, *w.want); why != "" && !c.refused(w) && !c.gated(w) {
@@ -264,21 +261,33 @@ func (c *computation) stale(w *work, s *runtime.Status, image *runtime.Image) st
 		return fmt.Sprintf("image %s is a newer one: %s -> %s", image.Ref, abbreviate(s.ImageDigest), abbreviate(now))
 	}
 	for _, name := range sortedKeys(w.want.Secrets) {
-		dir := w.want.Secrets[name].FromDirectory
-		now, had := c.in.SecretDigests[dir], s.Spec.SecretDigests[dir]
-		if now != "" && had != "" && now != had {
-			return "content of Secret " + name + " changed"
+		if c.secretChanged(w, s, name) && manifest.SecretClass(w.want.Spec, name) == manifest.ClassReplace {
+			return contentChanged(name)
 		}
 	}
 	return ""
 }
 
-// unrecordedSecret returns a Secret whose content was not known when the container was made, and now is.
-func (c *computation) unrecordedSecret(w *work) string {
+func contentChanged(secret string) string { return "content of Secret " + secret + " changed" }
+
+// secretChanged reports whether a Secret's files are known to be others than those that s has.
+func (c *computation) secretChanged(w *work, s *runtime.Status, name string) bool {
+	dir := w.want.Secrets[name].FromDirectory
+	now, had := c.in.SecretDigests[dir], s.Spec.SecretDigests[dir]
+	return now != "" && had != "" && now != had
+}
+
+// newSecret says of which Secret the files can be swapped, or were not known when the container was made and now are.
+func (c *computation) newSecret(w *work) string {
+	for _, name := range sortedKeys(w.want.Secrets) {
+		if c.secretChanged(w, w.keep, name) {
+			return contentChanged(name)
+		}
+	}
 	for _, name := range sortedKeys(w.want.Secrets) {
 		dir := w.want.Secrets[name].FromDirectory
 		if c.in.SecretDigests[dir] != "" && w.keep.Spec.SecretDigests[dir] == "" {
-			return name
+			return "content of Secret " + name + " is known now"
 		}
 	}
 	return ""

@@ -49,7 +49,10 @@ func Lower(w manifest.Workload) (runtime.Spec, error) {
 	if err = lowerNetwork(&out, s); err != nil {
 		return runtime.Spec{}, err
 	}
-	if out.Mounts, err = lowerMounts(w, s); err != nil {
+	if out.Mounts, err = lowerMounts(w, s.Mounts); err != nil {
+		return runtime.Spec{}, fmt.Errorf("spec.%w", err)
+	}
+	if out.InitContainers, err = lowerInits(w, s); err != nil {
 		return runtime.Spec{}, err
 	}
 	lowerScript(&out, s.Script)
@@ -129,9 +132,9 @@ func lowerDevices(out *runtime.Spec, s manifest.Spec) {
 	out.Ulimits, out.Sysctls = s.Ulimits, s.Sysctls
 }
 
-func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) {
+func lowerMounts(w manifest.Workload, mounts []manifest.Mount) ([]runtime.Mount, error) {
 	var out []runtime.Mount
-	for i, m := range s.Mounts {
+	for i, m := range mounts {
 		to := runtime.Mount{Path: m.Path, ReadOnly: value(m.ReadOnly)}
 		mode := fs.FileMode(value(m.Mode))
 		switch {
@@ -140,23 +143,23 @@ func lowerMounts(w manifest.Workload, s manifest.Spec) ([]runtime.Mount, error) 
 		case m.Config != "":
 			content, err := configFiles(w, m.Config, m.Key)
 			if err != nil {
-				return nil, fmt.Errorf("spec.mounts[%d]: %w", i, err)
+				return nil, fmt.Errorf("mounts[%d]: %w", i, err)
 			}
 			to.ReadOnly = true
-			to.Files = &runtime.Files{Name: m.Config, Key: m.Key, Mode: mode, Content: content}
+			to.Files = &runtime.Files{Name: m.Config, Key: m.Key, Mode: mode, Content: content, Signal: value(m.OnChange).Signal}
 		case m.Secret != "":
 			from, ok := w.Secrets[m.Secret]
 			if !ok {
-				return nil, fmt.Errorf("spec.mounts[%d]: no Secret %s", i, m.Secret)
+				return nil, fmt.Errorf("mounts[%d]: no Secret %s", i, m.Secret)
 			}
 			to.ReadOnly = true
-			to.Secret = &runtime.Secret{Name: m.Secret, Directory: from.FromDirectory, Key: m.Key, Mode: mode}
+			to.Secret = &runtime.Secret{Name: m.Secret, Directory: from.FromDirectory, Key: m.Key, Mode: mode, Signal: value(m.OnChange).Signal}
 		case m.HostPath != "":
 			to.HostPath = m.HostPath
 		case m.Tmpfs != nil:
 			to.Tmpfs = &runtime.Tmpfs{Size: int64(*m.Tmpfs)}
 		default:
-			return nil, fmt.Errorf("spec.mounts[%d]: says nothing to mount", i)
+			return nil, fmt.Errorf("mounts[%d]: says nothing to mount", i)
 		}
 		out = append(out, to)
 	}

@@ -75,6 +75,20 @@ func TestLower(t *testing.T) {
 			`[{"path":"/x","readOnly":true,"files":{"name":"c","key":"app.conf","mode":384,"content":{"app.conf":"d29ya2VycyA9IDQK"}}}]`,
 		},
 		{
+			"init containers", `{image: w:1, command: [web], env: {A: "1", B: "$(A)"}, envFrom: [{secret: s}], mounts: [{path: /t, tmpfs: 1Mi}], securityContext: {hostUsers: false, runAsUser: 5}, initContainers: [` +
+				`{name: one, args: ["$(B)"]}, {name: two, image: "tool:1", command: [t], workingDir: /w, env: {A: "2", C: "$(B)"}, envFrom: [{config: c}], mounts: [{path: /u, tmpfs: 1Mi}], securityContext: {runAsUser: 7}}]}`, "initContainers",
+			`[{"name":"one","args":["1"],"env":[{"name":"A","value":"1"},{"name":"B","value":"1"}],"envFrom":[{"secretDirectory":"/etc/secrets/s"}]},` +
+				`{"name":"two","image":{"ref":"tool:1","pullPolicy":"IfNotPresent"},"command":["t"],"workingDir":"/w",` +
+				`"env":[{"name":"A","value":"2"},{"name":"B","value":"2"},{"name":"C","value":"2"},{"name":"app.conf","value":"workers = 4\n"}],"envFrom":[{"secretDirectory":"/etc/secrets/s"}],` +
+				`"mounts":[{"path":"/u","tmpfs":{"size":1048576}}],"security":{"hostUsers":false,"user":7}}]`,
+		},
+		{
+			"signals", `{image: w:1, mounts: [{path: /x, config: c, onChange: {signal: SIGHUP}}, {path: /y, secret: s, onChange: {signal: SIGUSR1}}, {path: /z, secret: s, onChange: none}]}`, "mounts",
+			`[{"path":"/x","readOnly":true,"files":{"name":"c","mode":420,"content":{"1st":"eA==","A":"ZnJvbSBj","B":"ZnJvbSBj","app.conf":"d29ya2VycyA9IDQK"},"signal":"SIGHUP"}},` +
+				`{"path":"/y","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","mode":420,"signal":"SIGUSR1"}},` +
+				`{"path":"/z","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","mode":420}}]`,
+		},
+		{
 			"secret", `{image: w:1, mounts: [{path: /x, secret: s}, {path: /y, secret: s, key: k}]}`, "mounts",
 			`[{"path":"/x","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","mode":420}},{"path":"/y","readOnly":true,"secret":{"name":"s","directory":"/etc/secrets/s","key":"k","mode":420}}]`,
 		},

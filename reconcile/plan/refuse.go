@@ -50,7 +50,11 @@ func notAllowed(w manifest.Workload, p Policy) string {
 			}
 		}
 	}
-	for _, m := range w.Spec.Mounts {
+	mounts := w.Spec.Mounts
+	for _, ic := range w.Spec.InitContainers {
+		mounts = append(slices.Clip(mounts), ic.Mounts...)
+	}
+	for _, m := range mounts {
 		if m.HostPath != "" && !below(p.AllowHostPath, m.HostPath) {
 			return denied("mounts "+m.HostPath+" of the server", "--allow-host-path "+m.HostPath)
 		}

@@ -2,9 +2,9 @@ package manifest
 
 import "strings"
 
-// classes says what a change of each field of the spec asks for. A field without a line of its own has its parent's;
+// Classes says what a change of each field of the spec asks for. A field without a line of its own has its parent's;
 // a test fails for a field that has neither.
-func classes() map[string]Class {
+func Classes() map[string]Class {
 	return map[string]Class{
 		"platform":        ClassTakeOver,
 		"image":           ClassReplace,

@@ -16,7 +16,7 @@ import (
 // defaults: it is empty where nothing does. Contents of Secrets are not known here and never shown; contents of
 // Configs and scripts are shown as short digests.
 func Diff(from, to Workload) []Change {
-	df := differ{types: make(typeCache), classes: classes()}
+	df := differ{types: make(typeCache), classes: Classes()}
 	df.change("kind", string(from.Kind), string(to.Kind), ClassReplace)
 	df.texts("metadata.labels", from.Labels, to.Labels, ClassTakeOver)
 	df.texts("metadata.annotations", from.Annotations, to.Annotations, ClassTakeOver)

@@ -12,9 +12,9 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
-// TestEveryFieldHasAClass fails for a field of Spec that classes() does not speak of.
+// TestEveryFieldHasAClass fails for a field of Spec that Classes() does not speak of.
 func TestEveryFieldHasAClass(t *testing.T) {
-	table := classes()
+	table := Classes()
 	used := make(map[string]bool)
 	var walk func(typ reflect.Type, path string)
 	walk = func(typ reflect.Type, path string) {
@@ -39,12 +39,12 @@ func TestEveryFieldHasAClass(t *testing.T) {
 				return
 			}
 		}
-		t.Errorf("spec.%s has no class: add it to classes()", path)
+		t.Errorf("spec.%s has no class: add it to Classes()", path)
 	}
 	walk(reflect.TypeFor[Spec](), "")
 	for path := range table {
 		if !used[path] {
-			t.Errorf("classes() speaks of %s, which is no field", path)
+			t.Errorf("Classes() speaks of %s, which is no field", path)
 		}
 	}
 }

@@ -16,7 +16,6 @@ type decoder struct {
 	file    string
 	origins map[*yaml.Node]string // files of nodes that are not of file
 	types   typeCache
-	later   []laterField
 	removes bool // null in a mapping takes an entry away, as in an override
 	// report is told what is wrong; unknown is told of fields that do not exist.
 	report  func(Problem)

@@ -57,47 +57,6 @@ func parent(path string) string {
 	return path[:i]
 }
 
-// TestLaterFieldsExist fails for a line of laterFields that names no field, which would refuse nothing.
-func TestLaterFieldsExist(t *testing.T) {
-	for _, later := range laterFields() {
-		typ := reflect.TypeFor[Spec]()
-		for name := range strings.SplitSeq(strings.ReplaceAll(later.path, "[]", ""), ".") {
-			for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
-				typ = typ.Elem()
-			}
-			found := false
-			for _, f := range make(typeCache).of(typ).fields {
-				if f.name == name {
-					typ, found = typ.FieldByIndex(f.index).Type, true
-					break
-				}
-			}
-			if !found {
-				t.Errorf("%s is no field", later.path)
-				break
-			}
-		}
-	}
-}
-
-// TestLaterFieldsAreDocumented fails for a field that is refused and that the page for users does not name.
-func TestLaterFieldsAreDocumented(t *testing.T) {
-	page, err := os.ReadFile("../docs/manifest.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, list, _ := strings.Cut(string(page), "## Not carried out yet")
-	var names []string
-	for _, later := range laterFields() {
-		names = append(names, later.path)
-	}
-	for _, name := range names {
-		if !strings.Contains(list, "`"+name+"`") {
-			t.Errorf("docs/manifest.md does not name %s among what is not carried out yet", name)
-		}
-	}
-}
-
 // TestDiff compares, for each archive in testdata/diffs, the workloads of the directories old and new.
 func TestDiff(t *testing.T) {
 	archives, err := filepath.Glob("testdata/diffs/*.txtar")

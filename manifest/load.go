@@ -69,7 +69,6 @@ type loading struct {
 	tree     *watchedTree
 	problems *problems
 	types    typeCache
-	later    []laterField
 	nodes    []nodeManifest
 	targets  []*target
 	configs  map[Name]*config
@@ -110,7 +109,7 @@ func (m nodeManifest) target() *target {
 
 func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
 	ld := &loading{
-		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache), later: laterFields(),
+		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache),
 		configs: make(map[Name]*config), secrets: make(map[Name]*secret), profiles: make(map[string]profile),
 		origins: make(map[*yaml.Node]string), values: maxValues, hints: 2 * maxProblems,
 	}

@@ -89,9 +89,6 @@ func (ld *loading) checkNodes() {
 		var spec Spec
 		d := ld.decoder(m.node.Source.File, unknown, segment{key: "spec"}, segment{key: "defaults"})
 		d.value(m.defaults, settable(&spec))
-		if mine {
-			d.refuseUnsupported(m.defaults)
-		}
 	}
 }
 

@@ -20,7 +20,7 @@ func RunDigest(w Workload) (string, error) {
 		return "", fmt.Errorf("digest of %s: %w", w.Name.Short(), err)
 	}
 	w.Labels, w.Annotations, w.Source, w.Digest, w.Spec = nil, nil, Position{}, "", Spec{}
-	all, err := json.Marshal([]any{w, withoutTakenOver(classes(), "", fields)})
+	all, err := json.Marshal([]any{w, withoutTakenOver(Classes(), "", fields)})
 	if err != nil {
 		return "", fmt.Errorf("digest of %s: %w", w.Name.Short(), err)
 	}

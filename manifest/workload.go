@@ -187,7 +187,6 @@ func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *varia
 		v.position = d.position(n)
 	}
 	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree, profile: ld.profile}
-	d.refuseUnsupported(spec)
 	c.spec(&v.workload.Spec)
 	v.refs = c.refs
 	return v

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/plan"
 	"reconciler/runtime"
 )
 
@@ -31,6 +32,7 @@ func populated(b *testing.B, n, running int) *world {
 		if s.State != runtime.StateRunning {
 			b.Fatalf("%s is %s", s.Spec.Name, s.State)
 		}
+		w.in.History[manifest.Name(s.Spec.Name)] = plan.History{Good: s.ID}
 	}
 	return w
 }

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/plan"
 	"reconciler/reconcile/probe"
-	"reconciler/reconcile/report"
 	"reconciler/runtime"
 )
 
@@ -95,6 +93,7 @@ func (l *loop) open(store *journal.Store) {
 func (l *loop) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	pace := newPace(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -105,31 +104,9 @@ func (l *loop) run(ctx context.Context) {
 		begun := time.Now()
 		l.turn(ctx)
 		timer.Reset(max(0, time.Until(l.nextWake())))
-		if !sleep(ctx, breather(time.Since(begun))) {
+		if !sleep(ctx, pace.rest(time.Now(), time.Since(begun))) {
 			return
 		}
-	}
-}
-
-// breather is the time between two turns, after one that took so long: where much happens, such as runs of CronJobs by the dozen,
-// it gathers meanwhile, and looking at it takes a tenth of one core at most.
-func breather(took time.Duration) time.Duration {
-	const share, longest = 9, 100 * time.Millisecond
-	return min(share*took, longest)
-}
-
-// sleep waits for d and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
@@ -385,72 +362,6 @@ func (l *loop) setHistory(name manifest.Name, h plan.History) {
 		l.histories[name] = h
 	}
 	l.dirty = true
-}
-
-func (l *loop) record(r journal.Record) {
-	r.Time = time.Now().UTC()
-	l.records = append(l.records, r)
-}
-
-// flush writes what this turn decided. A disk that cannot be written does not keep containers from running: it becomes
-// a warning, and the next turn tries again.
-func (l *loop) flush() {
-	var err error
-	if l.dirty {
-		st := l.state
-		st.Histories, st.Ledger = maps.Clone(l.histories), l.ledger.Clone()
-		if err = l.store.Save(st); err == nil {
-			l.dirty = false
-		}
-	}
-	l.note("write state", err)
-	l.writeRecords()
-	for _, answer := range l.answers {
-		if answer.kept && answer.err == nil && err != nil {
-			answer.err = &NotKeptError{Err: err}
-		}
-		answer.to <- answer.err
-	}
-	l.answers = nil
-}
-
-// maxUnwritten bounds the records that wait for a disk that takes them; the oldest go first.
-const maxUnwritten = 1000
-
-func (l *loop) writeRecords() {
-	records := slices.Concat(l.unwritten, l.records)
-	if len(records) == 0 {
-		return
-	}
-	durable := false
-	for _, r := range records {
-		durable = durable || r.Type != journal.TypeResult && r.Type != journal.TypeExited && r.Type != journal.TypeHealth
-	}
-	l.a.telling.Lock()
-	defer l.a.telling.Unlock()
-	err := l.store.Append(durable, records...)
-	l.note("write journal", err)
-	if l.unwritten = nil; err != nil {
-		l.unwritten = records[max(0, len(records)-maxUnwritten):]
-	}
-	for _, r := range l.records {
-		if e, ok := report.EventOf(r); ok {
-			l.a.events.send(e)
-		}
-	}
-	l.records = nil
-}
-
-// note keeps a warning as long as its cause lasts.
-func (l *loop) note(what string, err error) {
-	if err == nil {
-		delete(l.warnings, what)
-		return
-	}
-	if text := fmt.Sprintf("cannot %s: %v", what, err); l.warnings[what] != text {
-		l.warnings[what] = text
-		l.log.Error(text)
-	}
 }
 
 // wakeAt makes the loop look again at t, or earlier.

@@ -1,0 +1,46 @@
+package reconcile
+
+import (
+	"testing"
+	"time"
+)
+
+// A burst of turns is not held up; turns without end take about a tenth of the time, and none is longer in coming than the
+// longest pause.
+func TestPace(t *testing.T) {
+	now := time.Unix(0, 0)
+	p := newPace(now)
+	turn := func(took time.Duration) time.Duration {
+		now = now.Add(took)
+		rest := p.rest(now, took)
+		now = now.Add(rest)
+		return rest
+	}
+	for i := range 10 {
+		if rest := turn(20 * time.Millisecond); rest != 0 {
+			t.Errorf("turn %d of a push waits %v", i, rest)
+		}
+	}
+	const took = 5 * time.Millisecond
+	for range 20 { // what is left of the burst
+		turn(took)
+	}
+	begun, busy := now, time.Duration(0)
+	for range 1000 {
+		if rest := turn(took); rest > paceRest {
+			t.Fatalf("a rest of %v", rest)
+		}
+		busy += took
+	}
+	if share := float64(busy) / float64(now.Sub(begun)); share < 0.08 || share > 0.12 {
+		t.Errorf("turns took %.3f of the time", share)
+	}
+	now = now.Add(time.Hour)
+	if rest := turn(20 * time.Millisecond); rest != 0 {
+		t.Errorf("after an hour a turn waits %v", rest)
+	}
+	now = now.Add(-24 * time.Hour) // the clock is set back
+	if rest := turn(time.Hour); rest != paceRest {
+		t.Errorf("a turn of an hour is followed by a rest of %v", rest)
+	}
+}

@@ -59,12 +59,6 @@ func (b *Bridge) Gateway(ctx context.Context) (Gateway, error) {
 	return g, err
 }
 
-// Ensure makes the bridge, its rules and their elements what they should be by the leases, and repairs what somebody
-// removed: the bridge itself, its addresses, forwarding, tables, rules, elements. What is right is not touched.
-func (b *Bridge) Ensure(ctx context.Context) error {
-	return b.store.change(func(st *state) (bool, error) { return b.ensure(ctx, st) })
-}
-
 // Lease gives a container its addresses: those that it has; else, at once, those of a container of the same name that is idle
 // or, if none of that name lives, of one that released them; else others that have rested. It makes the bridge on first use.
 // Idle says whether a container that has addresses does not use them: it loses them then, and gets others, or the same, when
@@ -120,7 +114,7 @@ func (b *Bridge) change(ctx context.Context, fn func(st *state, changed bool) (b
 		changed := false
 		if !b.usable(st) {
 			var err error
-			if changed, err = b.ensure(ctx, st); err != nil {
+			if changed, err = b.ensure(ctx, st, nil); err != nil {
 				return false, err
 			}
 		}
@@ -137,36 +131,40 @@ func (b *Bridge) usable(st *state) bool {
 	return err == nil
 }
 
-// ensure is Ensure under the lock.
-func (b *Bridge) ensure(ctx context.Context, st *state) (changed bool, err error) {
+// ensure makes everything that the leases need, under the lock.
+func (b *Bridge) ensure(ctx context.Context, st *state, done *repairs) (changed bool, err error) {
 	op := "set up bridge " + b.names.bridge
 	if err = ctx.Err(); err != nil {
 		return false, fmt.Errorf("%s: %w", op, err)
 	}
 	before := *st
-	if err = b.ensureLink(st); err != nil {
+	if err = b.ensureLink(st, done); err != nil {
 		return false, err
 	}
 	// Before anything is forwarded: the rules keep out what nobody published, and everybody from the server's loopback.
-	if err = b.ensureRules(st); err != nil {
+	if err = b.ensureRules(st, done); err != nil {
 		return false, explain(op, err)
 	}
-	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid()); err != nil {
+	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid(), done); err != nil {
 		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
 	}
 	return st.Subnet != before.Subnet || st.Subnet6 != before.Subnet6, nil
 }
 
 // ensureRules makes the tables and their elements what the state asks for.
-func (b *Bridge) ensureRules(st *state) error {
+func (b *Bridge) ensureRules(st *state, done *repairs) error {
 	conn, err := nft()
 	if err != nil {
 		return err
 	}
 	tables := tablesOf(b.names, st.Subnet, st.Subnet6)
 	for _, t := range tables {
-		if err = ensureTable(conn, b.names.table, t); err != nil {
+		var written bool
+		if written, err = ensureTable(conn, b.names.table, t); err != nil {
 			return fmt.Errorf("write rules of table %s: %w", b.names.table, err)
+		}
+		if written {
+			done.add("wrote the rules of table %s %s", familyName(t.family), b.names.table)
 		}
 	}
 	have, err := elementsIn(conn, b.names.table, tables)
@@ -174,6 +172,9 @@ func (b *Bridge) ensureRules(st *state) error {
 		return err
 	}
 	del, add := difference(have, elementsOf(b.names, st.Leases))
+	if len(del)+len(add) > 0 {
+		done.add("changed %d elements of table %s", len(del)+len(add), b.names.table)
+	}
 	return exchange(conn, b.names.table, tables, del, add)
 }
 
@@ -186,6 +187,6 @@ func (b *Bridge) exchange(ctx context.Context, st *state, del, add []element) er
 	if exchange(conn, b.names.table, tablesOf(b.names, st.Subnet, st.Subnet6), del, add) == nil {
 		return nil
 	}
-	_, err = b.ensure(ctx, st)
+	_, err = b.ensure(ctx, st, nil)
 	return err
 }

@@ -8,7 +8,7 @@
 // a container, of several of one name to one.
 //
 //	b := network.Open(network.Config{Instance: …, StateDir: …, CIDR: …})    // makes nothing
-//	b.Ensure(ctx)                             // bridge, rules, elements: as the leases say; repairs what somebody removed
+//	b.Watch(ctx), b.Repair(ctx)               // hints that somebody changed something of it, and what makes it right again
 //	b.Gateway(ctx)                            // addresses of the bridge: what resolv.conf and the DNS server need
 //	lease, err := b.Lease(ctx, id, name, idle)// the same answer for the same id, also after a restart of the server
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net

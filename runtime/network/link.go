@@ -17,7 +17,7 @@ import (
 
 // ensureLink makes the bridge with its addresses. A bridge that is there claims its subnet; where there is none, the
 // subnet that the state keeps is used again unless something else has it by now.
-func (b *Bridge) ensureLink(st *state) error {
+func (b *Bridge) ensureLink(st *state, done *repairs) error {
 	if b.cfg.CIDR.IsValid() {
 		if err := VetSubnet(b.cfg.CIDR); err != nil {
 			return &runtime.Error{Op: "use --bridge-cidr", Err: err, Permanent: true}
@@ -33,7 +33,7 @@ func (b *Bridge) ensureLink(st *state) error {
 		return err
 	}
 	if link != nil && st.Subnet.IsValid() && (!b.cfg.CIDR.IsValid() || b.cfg.CIDR == st.Subnet) {
-		return b.address(link, st)
+		return b.address(link, st, done)
 	}
 	return locked(machineLock, func() error {
 		if err = b.settle(st); err != nil {
@@ -43,8 +43,9 @@ func (b *Bridge) ensureLink(st *state) error {
 			if link, err = b.makeLink(st); err != nil {
 				return &runtime.Error{Op: "make bridge " + b.names.bridge, Err: err, Hint: missingModule(err, "bridge")}
 			}
+			done.add("made bridge %s", b.names.bridge)
 		}
-		return b.address(link, st)
+		return b.address(link, st, done)
 	})
 }
 
@@ -204,7 +205,7 @@ func defaultRoutes() ([]netlink.Route, error) {
 
 // address gives the bridge what it should have and takes what it should not, and puts interfaces that lost their bridge
 // back.
-func (b *Bridge) address(link netlink.Link, st *state) error {
+func (b *Bridge) address(link netlink.Link, st *state, done *repairs) error {
 	op := "set up bridge " + b.names.bridge
 	if link.Attrs().Alias == "" {
 		if err := netlink.LinkSetAlias(link, b.names.alias); err != nil {
@@ -226,23 +227,26 @@ func (b *Bridge) address(link netlink.Link, st *state) error {
 			if err := netlink.AddrDel(link, &a); err != nil {
 				return fmt.Errorf("%s: remove address %s: %w", op, p, err)
 			}
+			done.add("took address %s from bridge %s", p, b.names.bridge)
 		}
 	}
 	for _, p := range want {
 		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
 			return fmt.Errorf("%s: add address %s: %w", op, p, err)
 		}
+		done.add("gave bridge %s address %s", b.names.bridge, p)
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
+		done.add("brought bridge %s up", b.names.bridge)
 	}
-	return b.putBack(link, st)
+	return b.putBack(link, st, done)
 }
 
 // putBack joins interfaces that lost their bridge with it.
-func (b *Bridge) putBack(bridge netlink.Link, st *state) error {
+func (b *Bridge) putBack(bridge netlink.Link, st *state, done *repairs) error {
 	links, err := linksWith(b.names.host)
 	if err != nil {
 		return err
@@ -251,6 +255,7 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state) error {
 	for _, l := range links {
 		ports[l.Attrs().Name] = l
 	}
+	joined := 0
 	for _, l := range st.Leases {
 		port := ports[b.names.hostEnd(l.ID)]
 		if port == nil || port.Attrs().MasterIndex == bridge.Attrs().Index {
@@ -263,6 +268,10 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state) error {
 		if err != nil && !isNotFound(err) {
 			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}
+		joined++
+	}
+	if joined > 0 {
+		done.add("put %d interfaces back on bridge %s", joined, b.names.bridge)
 	}
 	return nil
 }

@@ -305,3 +305,11 @@ func wantNone(t testing.TB, what, answer string, err error) {
 		t.Errorf("%s: answered %q, want none", what, answer)
 	}
 }
+
+// repair returns what was to be repaired.
+func (e *env) repair() []string {
+	e.t.Helper()
+	done, err := e.bridge.Repair(background)
+	must(e.t, err)
+	return done
+}

@@ -73,21 +73,21 @@ func (t table) marker() (string, error) {
 }
 
 // ensureTable makes the table's chains and rules what they should be, in one transaction, and leaves elements alone.
-// A table that is right is not touched.
-func ensureTable(conn *nftables.Conn, name string, t table) error {
+// A table that is right is not touched; written says that it was not.
+func ensureTable(conn *nftables.Conn, name string, t table) (written bool, err error) {
 	marker, err := t.marker()
 	if err != nil {
-		return err
+		return false, err
 	}
 	handle := &nftables.Table{Name: name, Family: t.family}
 	right, old, err := inspect(conn, handle, t, marker)
 	if err != nil || right {
-		return err
+		return false, err
 	}
 	conn.AddTable(handle)
 	for _, s := range t.sets {
 		if err := conn.AddSet(s.bound(handle), nil); err != nil {
-			return err
+			return false, err
 		}
 	}
 	// All chains first: rules jump to them.
@@ -107,7 +107,7 @@ func ensureTable(conn *nftables.Conn, name string, t table) error {
 		conn.DelChain(c)
 	}
 	conn.AddChain(&nftables.Chain{Name: marker, Table: handle})
-	return conn.Flush()
+	return true, conn.Flush()
 }
 
 // inspect reports whether the table has the marker, and as many rules in each chain as it should, and which chains of it

@@ -281,7 +281,7 @@ func TestAdministratorsDropStays(t *testing.T) {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 			must(t, conn.Flush())
 			t.Cleanup(func() { conn.DelTable(table); must(t, conn.Flush()) })
-			must(t, e.bridge.Ensure(background))
+			e.repair()
 
 			answer, err := e.world.ask(t, "tcp", hostAddress+":8080", impatience)
 			wantNone(t, "in", answer, err)

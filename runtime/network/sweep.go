@@ -95,7 +95,7 @@ func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 			return false, fmt.Errorf("sweep: %w", err)
 		}
 		if b.usable(st) {
-			err = b.ensureRules(st)
+			err = b.ensureRules(st, nil)
 		}
 		return len(unknown) > 0, err
 	})

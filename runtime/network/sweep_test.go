@@ -130,7 +130,7 @@ func TestAttachThatIsCancelledLeavesNothing(t *testing.T) {
 	e.container("other")
 	l, err := e.bridge.Lease(background, "a-1", runtime.Name{Name: "a"}, nil)
 	must(t, err)
-	must(t, e.bridge.Ensure(background))
+	e.repair()
 	before := kernel(t, e.cfg)
 	ns := newSpace(t)
 	for left := range 6 {
@@ -158,63 +158,6 @@ func (c *ending) Err() error {
 		return context.Canceled
 	}
 	return nil
-}
-
-// Whatever somebody removes behind our back is back after Ensure, and containers that run are reached again.
-func TestEnsureRepairs(t *testing.T) {
-	e := newEnv(t)
-	a, b := e.container("a"), e.container("b")
-	a.serve(t, "a", "tcp", 80)
-	e.publish(a, tcp(8080, 80))
-	g, err := e.bridge.Gateway(background)
-	must(t, err)
-	before := kernel(t, e.cfg)
-	link := func() netlink.Link {
-		l, err := netlink.LinkByName(g.Interface)
-		must(t, err)
-		return l
-	}
-	conn := &nftables.Conn{}
-	table := func(family nftables.TableFamily) *nftables.Table {
-		return &nftables.Table{Name: "reconciler-" + e.cfg.Instance, Family: family}
-	}
-	for name, breakIt := range map[string]func() error{
-		"nothing":    func() error { return nil },
-		"the bridge": func() error { return netlink.LinkDel(link()) },
-		"its address": func() error {
-			return netlink.AddrDel(link(), &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(g.Address, g.Subnet.Bits()))})
-		},
-		"the bridge down": func() error { return netlink.LinkSetDown(link()) },
-		"forwarding":      func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) },
-		"the whole nft":   func() error { conn.FlushRuleset(); return conn.Flush() },
-		"one table":       func() error { conn.DelTable(table(nftables.TableFamilyBridge)); return conn.Flush() },
-		"rules of a chain": func() error {
-			conn.FlushChain(&nftables.Chain{Name: "postrouting", Table: table(nftables.TableFamilyINet)})
-			return conn.Flush()
-		},
-		"elements": func() error {
-			conn.FlushSet(&nftables.Set{Name: "allow4", Table: table(nftables.TableFamilyINet)})
-			conn.FlushSet(&nftables.Set{Name: "senders4", Table: table(nftables.TableFamilyBridge)})
-			return conn.Flush()
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			must(t, breakIt())
-			must(t, e.bridge.Ensure(background))
-			if after := kernel(t, e.cfg); after != before {
-				t.Errorf("after repair:\n%s\nwant\n%s", after, before)
-			}
-			for what, ask := range map[string]func() (string, error){
-				"loopback":  func() (string, error) { return ask("tcp", "127.0.0.1:8080", patience) },
-				"world":     func() (string, error) { return e.world.ask(t, "tcp", hostAddress+":8080", patience) },
-				"neighbour": func() (string, error) { return b.ask(t, "tcp", netip.AddrPortFrom(a.lease.IP, 80).String(), patience) },
-			} {
-				if answer, err := ask(); err != nil || !strings.HasPrefix(answer, "a ") {
-					t.Errorf("from %s: %q, %v", what, answer, err)
-				}
-			}
-		})
-	}
 }
 
 // Two processes, here two values on the same directory, give out no address twice and leave nothing.
@@ -256,7 +199,7 @@ func TestManyAtOnce(t *testing.T) {
 		seen[l.IP] = true
 	}
 	before := kernel(t, e.cfg)
-	must(t, e.bridge.Ensure(background))
+	e.repair()
 	if after := kernel(t, e.cfg); len(seen) != 12 || after != before {
 		t.Errorf("%d leases; something was missing:\n%s\nwant\n%s", len(seen), before, after)
 	}

@@ -32,3 +32,10 @@ type Stats struct {
 	NetworkReceived int64 `json:"networkReceived"`
 	NetworkSent     int64 `json:"networkSent"`
 }
+
+// Repaired is something that was not as it was left, and is again.
+type Repaired struct {
+	ID   ID   // of the container; empty: of all of them
+	Name Name // likewise
+	What string
+}

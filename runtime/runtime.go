@@ -54,6 +54,9 @@ type Runtime interface {
 	Signal(ctx context.Context, id ID, signal string) error
 	// Stats measures every running container, sorted as List is.
 	Stats(ctx context.Context) ([]Stats, error)
+	// Repair gives running containers back what others took from them or changed: their network, their limits. It returns
+	// what that was, also beside an error. What is right is not touched.
+	Repair(ctx context.Context) ([]Repaired, error)
 	// Watch returns a channel of hints that something changed, closed when ctx ends. Hints may be dropped or repeated.
 	Watch(ctx context.Context) (<-chan Event, error)
 }
@@ -171,7 +174,8 @@ const (
 	EventStarted EventType = "started"
 	EventExited  EventType = "exited"
 	EventRemoved EventType = "removed"
-	EventLost    EventType = "lost" // hints were dropped or the supervisor is gone: List again
+	EventDrifted EventType = "drifted" // somebody may have changed what containers were given: Repair
+	EventLost    EventType = "lost"    // hints were dropped or the supervisor is gone: List again
 )
 
 // Event is a hint that a container changed.

@@ -27,6 +27,7 @@ type Runtime struct {
 	faults     []*fault
 	calls      []Call
 	watchers   map[*watcher]struct{}
+	drifted    []runtime.Repaired
 }
 
 // container is one container; all but turn is guarded by Runtime.mu.

@@ -26,6 +26,7 @@ const (
 	OpExec    Op = "exec"
 	OpDial    Op = "dial"
 	OpSignal  Op = "signal"
+	OpRepair  Op = "repair"
 )
 
 // Program is what a container's process does.
@@ -112,7 +113,7 @@ func (r *Runtime) begin(ctx context.Context, op Op, name runtime.Name, id runtim
 		return failed(op, name, id, err)
 	}
 	r.mu.Lock()
-	if op != OpList {
+	if op != OpList && op != OpRepair {
 		r.calls = append(r.calls, Call{Op: op, Name: name, ID: id})
 	}
 	var gates []<-chan struct{}

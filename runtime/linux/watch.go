@@ -22,6 +22,10 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	}
 	out := make(chan runtime.Event, 64)
 	own := r.changes.subscribe(ctx)
+	drift, err := r.net.Watch(ctx)
+	if err != nil {
+		r.log.Warn("cannot hear of changes to rules and interfaces, they are found later", "err", err)
+	}
 	var held sync.WaitGroup
 	if r.holds.TryLock() {
 		r.holding.Store(true)
@@ -34,7 +38,11 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	go func() {
 		defer close(out)
 		for ctx.Err() == nil {
-			r.relay(ctx, out, own)
+			r.relay(ctx, out, own, drift)
+		}
+		if drift != nil {
+			for range drift { // until nobody listens any more
+			}
 		}
 		held.Wait()
 	}()
@@ -42,7 +50,7 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 }
 
 // relay passes on what one supervisor says until it is gone.
-func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-chan runtime.Event) {
+func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-chan runtime.Event, drift <-chan struct{}) {
 	send := func(e runtime.Event) {
 		if ofContainer(e.ID) != e.ID {
 			return // an init container's: whoever starts the container waits for it
@@ -91,6 +99,12 @@ func (r *Runtime) relay(ctx context.Context, out chan<- runtime.Event, own <-cha
 			if e.Type == runtime.EventStarted && theirs == nil {
 				return // there is a supervisor now
 			}
+		case _, open := <-drift:
+			if !open {
+				drift = nil
+				continue
+			}
+			send(runtime.Event{Type: runtime.EventDrifted, Time: time.Now()})
 		case <-again:
 			return
 		case <-ctx.Done():

@@ -99,3 +99,15 @@ func (s *suite) besides(ctx context.Context, id runtime.ID) map[string]error {
 		"signal": s.Runtime.Signal(ctx, id, "SIGHUP"),
 	}
 }
+
+func (s *suite) repair() {
+	running, idle := s.started(s.Forever(name("web"))), s.created(s.Forever(name("idle")))
+	got, err := s.Runtime.Repair(s.ctx())
+	s.must("repair", err)
+	if len(got) > 0 {
+		s.Errorf("repaired %+v, and nothing was broken", got)
+	}
+	if a, b := s.status(running).State, s.status(idle).State; a != runtime.StateRunning || b != runtime.StateCreated {
+		s.Errorf("states %s and %s", a, b)
+	}
+}

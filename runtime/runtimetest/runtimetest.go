@@ -82,6 +82,7 @@ func Run(t *testing.T, open func(t *testing.T) Env) {
 		{"a signal reaches what runs", (*suite).signal},
 		{"dial says what it could not reach", (*suite).dial},
 		{"stats measures what runs", (*suite).stats},
+		{"repair leaves alone what is right", (*suite).repair},
 	}
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {

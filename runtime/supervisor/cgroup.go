@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -134,6 +135,18 @@ func writeCgroup(path, value string) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
+}
+
+// memoryLimit is what a v2 cgroup has, -1 for none: somebody may have changed what is known.
+func memoryLimit(cgroup string, known int64) int64 {
+	switch have, err := fscommon.GetCgroupParamUint(cgroup, "memory.max"); {
+	case err != nil:
+		return known
+	case have > math.MaxInt64:
+		return -1
+	default:
+		return int64(have)
+	}
 }
 
 // reclaim asks the kernel to take cached files from a v2 cgroup until it uses no more than limit bytes, where that can be

@@ -324,11 +324,16 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	config := lc.Config()
 	cg := *config.Cgroups
 	res := *cg.Resources
+	cgroup := "" // of v2
+	if state, err := lc.State(); err == nil {
+		cgroup = state.CgroupPaths[""]
+	}
+	if cgroup != "" {
+		res.Memory = memoryLimit(cgroup, res.Memory)
+	}
 	applyLimits(&res, limits, limitsSwap())
-	if res.MemoryCheckBeforeUpdate { // on v2, which counts cached files as in use
-		if state, err := lc.State(); err == nil && state.CgroupPaths[""] != "" {
-			reclaim(state.CgroupPaths[""], limits.Memory)
-		}
+	if res.MemoryCheckBeforeUpdate && cgroup != "" { // which counts cached files as in use
+		reclaim(cgroup, limits.Memory)
 	}
 	cg.Resources = &res
 	config.Cgroups = &cg

@@ -68,9 +68,9 @@ func StopAll(ctx context.Context, rt runtime.Runtime, tell func(name, what strin
 	return ctx.Err()
 }
 
-// answerDowns tells those who wait for it that no step is in flight any more.
+// answerDowns tells those who wait for it that no step is in flight any more, and no repair.
 func (l *loop) answerDowns() {
-	if len(l.flights) > 0 {
+	if len(l.flights) > 0 || l.repair.busy {
 		return
 	}
 	for _, landed := range l.downs {

@@ -54,6 +54,7 @@ type loop struct {
 	secrets   secretReader
 	watched   secretWatch
 	images    imageState
+	repair    repairState
 	warnings  map[string]string // by what they are about
 }
 
@@ -131,6 +132,7 @@ func (l *loop) turn(ctx context.Context) {
 	}
 	l.startFetch(ctx)
 	l.startResolve(ctx)
+	l.startRepair(ctx)
 	observed, err := l.list(ctx)
 	if ctx.Err() != nil {
 		return
@@ -381,6 +383,9 @@ func (l *loop) nextWake() time.Time {
 	}
 	if !l.images.busy && l.images.used {
 		l.wakeAt(l.images.next)
+	}
+	if !l.repair.busy && !l.state.Down {
+		l.wakeAt(l.repair.due())
 	}
 	l.wakeAt(time.Now().Add(longestRest))
 	return l.wake

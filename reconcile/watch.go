@@ -11,17 +11,17 @@ const rewatch = 30 * time.Second
 // watch passes hints on as tokens. Without them everything is still seen, at the next poll.
 func (l *loop) watch(ctx context.Context) {
 	l.wg.Go(func() {
-		follow(ctx, l.cfg.Runtime.Watch, l.a.poke, func(err error) {
+		follow(ctx, l.cfg.Runtime.Watch, l.hear, func(err error) {
 			l.log.Warn("cannot watch the containers, looking at every poll instead", "error", err)
 		})
 	})
 	l.wg.Go(func() {
-		follow(ctx, l.cfg.watchClock, l.a.poke, func(err error) {
+		follow(ctx, l.cfg.watchClock, func(struct{}) { l.a.poke() }, func(err error) {
 			l.log.Warn("cannot tell when the clock is set, looking at every poll instead", "error", err)
 		})
 	})
 	l.wg.Go(func() {
-		look := func() { l.a.post(func(l *loop) { l.fetch.wanted = true }) }
+		look := func(struct{}) { l.a.post(func(l *loop) { l.fetch.wanted = true }) }
 		follow(ctx, l.cfg.Source.Watch, look, func(err error) {
 			l.log.Warn("cannot watch the source, looking at every poll instead", "error", err)
 		})
@@ -30,16 +30,17 @@ func (l *loop) watch(ctx context.Context) {
 
 // follow calls hint for everything that watch's channel says, until ctx ends. It watches again where the channel is
 // closed before that, as when the supervisor was started anew.
-func follow[T any](ctx context.Context, watch func(context.Context) (<-chan T, error), hint func(), failed func(error)) {
+func follow[T any](ctx context.Context, watch func(context.Context) (<-chan T, error), hint func(T), failed func(error)) {
 	for {
 		hints, err := watch(ctx)
 		if err != nil && ctx.Err() == nil {
 			failed(err)
 		}
 		for open := err == nil; open; {
+			var h T
 			select {
-			case _, open = <-hints: // a nil channel never fires
-				hint()
+			case h, open = <-hints: // a nil channel never fires
+				hint(h)
 			case <-ctx.Done():
 				return
 			}

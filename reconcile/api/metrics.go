@@ -35,7 +35,7 @@ func newCollector(agent Agent, version string) *collector {
 		fetches:          desc("source_fetch_total", "Looks at the source, by result.", "result"),
 		lastApplied:      desc("last_applied_timestamp_seconds", "When a commit was last applied; 0: never."),
 		restarts:         desc("container_restarts_total", "Restarts of containers that ended by themselves.", "name", "reason"),
-		drift:            desc("drift_detected_total", "Containers found other than they were left."),
+		drift:            desc("drift_detected_total", "Containers, limits and network found other than they were left."),
 		rollbacks:        desc("rollback_total", "Updates of containers that failed and were gone back from."),
 		blocked:          desc("guard_blocked_total", "Commits that a guard stopped."),
 		pulled:           desc("image_pull_bytes_total", "Bytes of images brought here."),

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"reconciler/runtime/failpoint"
 )
 
 // SocketName is the name of the agent's socket in the run directory.
@@ -33,6 +35,7 @@ func Listen(runDir string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("socket %s: another agent answers on it: give this one its own --run-dir and --instance", path)
 	}
+	failpoint.Here("socket: a dead agent's there")
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
@@ -41,14 +44,17 @@ func Listen(runDir string) (net.Listener, error) {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
+	failpoint.Here("socket: none there")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
+	failpoint.Here("socket: without its name")
 	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
 		return nil, errors.Join(fmt.Errorf("socket: %w", err), l.Close(), os.Remove(tmp))
 	}
+	failpoint.Here("socket: there")
 	return &socket{UnixListener: l, path: path}, nil
 }
 
@@ -59,9 +65,11 @@ type socket struct {
 }
 
 func (s *socket) Close() error {
+	failpoint.Here("socket: to be closed")
 	err := s.UnixListener.Close()
 	if err == nil {
 		_ = os.Remove(s.path)
 	}
+	failpoint.Here("socket: closed")
 	return err
 }

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"reconciler/runtime/failpoint"
 )
 
 // sweepTemporary takes away what a process that was killed in the middle of a write has left. The caller holds the lock.
@@ -14,7 +16,9 @@ func sweepTemporary(dir string) error {
 		left, err := filepath.Glob(filepath.Join(dir, pattern))
 		errs = append(errs, err)
 		for _, path := range left {
+			failpoint.Here("state: a torn file there")
 			errs = append(errs, os.Remove(path))
+			failpoint.Here("state: a torn file gone")
 		}
 	}
 	return errors.Join(errs...)
@@ -23,14 +27,19 @@ func sweepTemporary(dir string) error {
 // keepPrevious makes path+".bak" the present file at path, without a moment in which either is missing.
 func keepPrevious(path string) error {
 	tmp := path + ".bak.tmp"
+	failpoint.Here("state: the old copy there")
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("state: no half copy")
 	if err := os.Link(path, tmp); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	return os.Rename(tmp, path+".bak")
+	failpoint.Here("state: a copy beside")
+	err := os.Rename(tmp, path+".bak")
+	failpoint.Here("state: the copy in place")
+	return err
 }

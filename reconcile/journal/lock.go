@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // LockedError says that another process works on a state directory.
@@ -37,6 +39,7 @@ func Lock(dir string) (io.Closer, error) { return lock(dir) }
 
 // lock takes dir/agent.lock with flock(2), which the kernel gives up when the process ends, however it ends.
 func lock(dir string) (*os.File, error) {
+	failpoint.Here("lock: not taken")
 	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock state directory: %w", err)
@@ -52,10 +55,12 @@ func lock(dir string) (*os.File, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
 	}
+	failpoint.Here("lock: taken, without a name")
 	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
 	}
+	failpoint.Here("lock: taken")
 	return f, nil
 }
 

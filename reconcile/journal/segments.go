@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // The journal's bound: maxSegments files of about segmentSize bytes, and the folded history of what was dropped.
@@ -69,9 +70,11 @@ func openSegments(dir string) (*segments, []string, error) {
 		return nil, nil, fmt.Errorf("read journal: %w", err)
 	}
 	_, good, damaged := scan(data)
+	failpoint.Here("journal: not opened")
 	if s.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("open journal: %w", err)
 	}
+	failpoint.Here("journal: opened")
 	s.size = int64(good)
 	var notes []string
 	if damaged > 0 {
@@ -83,6 +86,7 @@ func openSegments(dir string) (*segments, []string, error) {
 			return nil, nil, errors.Join(fmt.Errorf("repair journal: %w", err), s.file.Close())
 		}
 	}
+	failpoint.Here("journal: no torn record")
 	return s, notes, nil
 }
 
@@ -133,6 +137,7 @@ func (s *segments) append(durable bool, records []Record) error {
 			return fmt.Errorf("rotate journal: %w", err)
 		}
 	}
+	failpoint.Here("journal: records not written")
 	_, err = s.file.WriteAt(buf, s.size)
 	if err == nil && durable {
 		err = s.file.Sync()
@@ -141,6 +146,7 @@ func (s *segments) append(durable bool, records []Record) error {
 		// Nothing of it stays in front of the next record, which may be the same: a full disk ends, the journal goes on.
 		return errors.Join(fmt.Errorf("write journal: %w", err), s.file.Truncate(s.size))
 	}
+	failpoint.Here("journal: records written")
 	s.size += int64(len(buf))
 	s.written += int64(len(buf))
 	return nil
@@ -148,6 +154,7 @@ func (s *segments) append(durable bool, records []Record) error {
 
 // rotate begins the next segment and folds the oldest ones away. Where that fails there still is one to write to.
 func (s *segments) rotate() error {
+	failpoint.Here("journal: the segment full")
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
@@ -158,6 +165,7 @@ func (s *segments) rotate() error {
 	if err = atomicfile.SyncDir(s.dir); err != nil {
 		return errors.Join(err, next.Close())
 	}
+	failpoint.Here("journal: the next segment begun")
 	full := s.file
 	s.file, s.number, s.size = next, s.number+1, 0
 	if err = full.Close(); err != nil {
@@ -199,11 +207,15 @@ func (s *segments) fold(n int) error {
 	}
 	slices.Reverse(lines)
 	buf := bytes.Join(lines, nil)
+	failpoint.Here("journal: history not folded")
 	if err := atomicfile.WriteDurable(filepath.Join(s.dir, foldedName), buf, 0o600); err != nil {
 		return err
 	}
+	failpoint.Here("journal: history folded")
 	s.written += int64(len(buf))
-	return os.Remove(segmentPath(s.dir, n))
+	err := os.Remove(segmentPath(s.dir, n))
+	failpoint.Here("journal: the folded segment gone")
+	return err
 }
 
 func (s *segments) close() error { return errors.Join(s.file.Sync(), s.file.Close()) }

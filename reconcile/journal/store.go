@@ -13,6 +13,7 @@ import (
 
 	"reconciler/manifest"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // Store is the open state directory of one agent. Its methods may be called concurrently.
@@ -62,9 +63,11 @@ func (s *Store) load() error {
 	}
 	state, notes, err := loadState(s.dir, func(path string) string {
 		to := path + ".corrupt"
+		failpoint.Here("state: a corrupt one there")
 		if err := os.Rename(path, to); err != nil {
 			return fmt.Sprintf(" (cannot move it aside: %v)", err)
 		}
+		failpoint.Here("state: a corrupt one aside")
 		return " (kept as " + to + ")"
 	})
 	if err != nil {
@@ -131,14 +134,17 @@ func (s *Store) Save(st State) error {
 		s.state = st
 		return nil
 	}
+	failpoint.Here("state: sets written, the state not")
 	if err := keepPrevious(statePath(s.dir)); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	if err := atomicfile.WriteDurable(statePath(s.dir), data, 0o600); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
+	failpoint.Here("state: written")
 	s.state, s.last = st, data
 	s.written += int64(len(data))
+	failpoint.Here("state: old sets there")
 	if s.untidy > 0 {
 		s.dropSets(body)
 		s.untidy--
@@ -161,6 +167,7 @@ func (s *Store) saveSet(set *manifest.Set) (string, error) {
 		return "", fmt.Errorf("encode set: %w", err)
 	}
 	digest := setDigest(data)
+	failpoint.Here("state: the set not written")
 	if _, err := os.Stat(setPath(s.dir, digest)); errors.Is(err, fs.ErrNotExist) {
 		if err := atomicfile.WriteDurable(setPath(s.dir, digest), data, 0o600); err != nil {
 			return "", fmt.Errorf("save set: %w", err)
@@ -191,9 +198,11 @@ func (s *Store) dropSets(body stateBody) {
 	}
 	for _, f := range files {
 		if digest, ok := strings.CutSuffix(f.Name(), ".json"); ok && !keep[digest] {
+			failpoint.Here("state: an old set there")
 			_ = os.Remove(setPath(s.dir, digest))
 		}
 	}
+	failpoint.Here("state: old sets gone")
 }
 
 // Append writes records. With durable they are on disk when it returns; without, a power cut may lose them, but no

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"reconciler/manifest"
+	"reconciler/runtime/failpoint"
 
 	"github.com/go-git/go-billy/v5/osfs"
 	git "github.com/go-git/go-git/v5"
@@ -75,10 +76,12 @@ func (s *Source) owner(st *store) (string, error) {
 // reading: they ask for objects, wherever those are.
 func (s *Source) cloneAnew(talk *conversation) (_ manifest.Revision, err error) {
 	dir := s.clonePath()
+	failpoint.Here("clone: not begun")
 	leftovers, _ := filepath.Glob(dir + ".*-*") // the pattern is fine
 	for _, name := range leftovers {
 		_ = os.RemoveAll(name) // of a process that died; tried again next time
 	}
+	failpoint.Here("clone: leftovers gone")
 	tmp, err := os.MkdirTemp(s.cfg.StateDir, "repo.git.new-")
 	if err != nil {
 		return manifest.Revision{}, err
@@ -88,18 +91,23 @@ func (s *Source) cloneAnew(talk *conversation) (_ manifest.Revision, err error) 
 			_ = os.RemoveAll(tmp) // the error is the news
 		}
 	}()
+	failpoint.Here("clone: an empty directory")
 	if err = s.initClone(tmp); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("clone: a repository without commits")
 	if err = s.receive(tmp, talk, request{depth: 1}); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("clone: received, without a branch")
 	if err = setBranch(tmp, s.cfg.Branch, talk.want); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("clone: whole beside")
 	if err = swap(tmp, dir); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("clone: in place")
 	s.mu.Lock()
 	st := s.store
 	if s.damaged != nil {
@@ -139,13 +147,18 @@ func (s *Source) initClone(dir string) error {
 // swap puts the directory fresh in the place of dir, which need not exist.
 func swap(fresh, dir string) error {
 	old := strings.Replace(fresh, ".new-", ".old-", 1)
+	failpoint.Here("clone: the old one in place")
 	if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("clone: the old one aside")
 	if err := os.Rename(fresh, dir); err != nil {
 		return err
 	}
-	return os.RemoveAll(old)
+	failpoint.Here("clone: the new one in place")
+	err := os.RemoveAll(old)
+	failpoint.Here("clone: the old one gone")
+	return err
 }
 
 func setBranch(dir, branch string, h plumbing.Hash) error {

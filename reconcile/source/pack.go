@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+
+	"reconciler/runtime/failpoint"
 )
 
 // The limits of what a server sends. go-git holds each object of a pack in memory once, whatever it was told of its
@@ -27,6 +29,7 @@ func storePack(dir string, stream io.Reader) (err error) {
 	if err = os.MkdirAll(packs, 0o700); err != nil {
 		return err
 	}
+	failpoint.Here("pack: not begun")
 	pack, err := os.CreateTemp(packs, "tmp_pack_*")
 	if err != nil {
 		return err
@@ -37,6 +40,7 @@ func storePack(dir string, stream io.Reader) (err error) {
 			_ = os.Remove(pack.Name())
 		}
 	}()
+	failpoint.Here("pack: an empty file")
 	n, err := io.Copy(pack, io.LimitReader(stream, maxPack+1))
 	switch {
 	case err != nil:
@@ -44,6 +48,7 @@ func storePack(dir string, stream io.Reader) (err error) {
 	case n > maxPack:
 		return fmt.Errorf("the pack has more than %d MiB: %w", maxPack>>20, ErrTooLarge)
 	}
+	failpoint.Here("pack: received")
 	if err = checkPack(pack); err != nil {
 		return err
 	}
@@ -57,10 +62,14 @@ func storePack(dir string, stream io.Reader) (err error) {
 		return err
 	}
 	name := filepath.Join(packs, "pack-"+sum.String())
+	failpoint.Here("pack: without an index")
 	if err = writeIndex(packs, name+".idx", index); err != nil {
 		return err
 	}
-	return errors.Join(pack.Chmod(0o400), os.Rename(pack.Name(), name+".pack"))
+	failpoint.Here("pack: an index without its pack")
+	err = errors.Join(pack.Chmod(0o400), os.Rename(pack.Name(), name+".pack"))
+	failpoint.Here("pack: in place")
+	return err
 }
 
 func writeIndex(dir, name string, index *idxfile.Writer) (err error) {
@@ -68,17 +77,21 @@ func writeIndex(dir, name string, index *idxfile.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("pack: the index not begun")
 	f, err := os.CreateTemp(dir, "tmp_pack_*")
 	if err != nil {
 		return err
 	}
+	failpoint.Here("pack: the index empty")
 	_, err = idxfile.NewEncoder(f).Encode(memory)
 	if err = errors.Join(err, f.Chmod(0o400), f.Close()); err == nil {
+		failpoint.Here("pack: an index beside")
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
+	failpoint.Here("pack: an index in place")
 	return err
 }
 

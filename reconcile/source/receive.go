@@ -19,6 +19,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"reconciler/runtime/failpoint"
 )
 
 // maxHaves is how many commits that we have are named to the server.
@@ -74,7 +76,9 @@ func (s *Source) receive(dir string, talk *conversation, r request) (err error) 
 	case req.Capabilities.Supports(capability.Sideband):
 		stream = sideband.NewDemuxer(sideband.Sideband, from)
 	}
+	failpoint.Here("pack: torn ones there")
 	removeTorn(dir) // of a process that died
+	failpoint.Here("pack: torn ones gone")
 	if err = storePack(dir, stream); err != nil {
 		if cause := context.Cause(talk.ctx); cause != nil {
 			return cause
@@ -129,7 +133,9 @@ func (p *paced) Read(b []byte) (int, error) {
 func removeTorn(dir string) {
 	names, _ := filepath.Glob(filepath.Join(dir, "objects", "pack", "tmp_pack_*")) // the pattern is fine
 	for _, name := range names {
+		failpoint.Here("pack: a torn one there")
 		_ = os.Remove(name) // tried again after the next one
+		failpoint.Here("pack: a torn one gone")
 	}
 }
 

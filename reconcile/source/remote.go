@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"reconciler/manifest"
+	"reconciler/runtime/failpoint"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -166,15 +167,18 @@ func (s *Source) update(st *store, talk *conversation) (manifest.Revision, error
 		if err != nil {
 			return manifest.Revision{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
+		failpoint.Here("fetch: not begun")
 		if err := s.receive(st.at.dir, talk, request{haves: haves, shallow: shallow}); err != nil {
 			return manifest.Revision{}, err
 		}
 	} else if _, err := st.tree(c.TreeHash); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("fetch: received, the branch not moved")
 	if err := setBranch(st.at.dir, s.cfg.Branch, talk.want); err != nil {
 		return manifest.Revision{}, err
 	}
+	failpoint.Here("fetch: the branch moved")
 	if err := st.reopen(); err != nil {
 		return manifest.Revision{}, err
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"reconciler/runtime/failpoint"
 )
 
 // Write replaces the file at path with data and the mode given, whatever the umask is. The temporary file beside it is
@@ -23,16 +25,20 @@ func WriteDurable(path string, data []byte, mode fs.FileMode) error {
 
 func write(path string, data []byte, mode fs.FileMode, durable bool) error {
 	dir, name := filepath.Split(path)
+	failpoint.Here("atomicfile: nothing written")
 	f, err := os.CreateTemp(dir, "."+name+".*.tmp")
 	if err != nil {
 		return err
 	}
+	failpoint.Here("atomicfile: an empty temporary file")
 	if err := fill(f, data, mode, durable); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
+	failpoint.Here("atomicfile: a whole temporary file")
 	if err := os.Rename(f.Name(), path); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
+	failpoint.Here("atomicfile: the new content in place")
 	// The new content is in place: from here on there is no temporary file to remove.
 	var syncErr error
 	if durable {

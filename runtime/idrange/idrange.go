@@ -10,6 +10,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // Dir is where the leases of this server are. Nobody but root may write above it either: who made the directory first would say
@@ -74,9 +76,11 @@ func (l Leases) Release(holder string, first uint32) error {
 	}
 	if err == nil {
 		defer unlock()
+		failpoint.Here("user ids: not given back")
 		if l.holder(first) == holder {
 			err = os.Remove(l.path(first))
 		}
+		failpoint.Here("user ids: given back")
 	}
 	if err != nil {
 		return fmt.Errorf("give back user ids: %w", err)
@@ -109,13 +113,16 @@ func (l Leases) take(first uint32, holder string) (bool, error) {
 		if _, err := os.Lstat(other); !errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
+		failpoint.Here("user ids: of one who is gone")
 		if err := os.Remove(l.path(first)); err != nil {
 			return false, err
 		}
 	}
+	failpoint.Here("user ids: not leased")
 	if err := os.Symlink(holder, l.path(first)); err != nil {
 		return false, err
 	}
+	failpoint.Here("user ids: leased")
 	return true, nil
 }
 

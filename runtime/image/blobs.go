@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // maxJSON bounds manifests and configurations, in bytes. Registries refuse manifests above 4 MiB.
@@ -61,9 +62,11 @@ func (s *Store) readBlob(h v1.Hash) ([]byte, error) {
 }
 
 func (s *Store) dropCorrupt(h v1.Hash) error {
+	failpoint.Here("image: a corrupt blob there")
 	if err := os.Remove(s.blobPath(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("image: a corrupt blob gone")
 	s.log.Warn("removed a corrupt blob from the image store", "digest", h.String())
 	return &corruptError{h}
 }
@@ -88,6 +91,7 @@ func (s *Store) putBlob(h v1.Hash, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(s.blobPath(h)), 0o700); err != nil {
 		return err
 	}
+	failpoint.Here("image: a small blob not written")
 	return atomicfile.WriteDurable(s.blobPath(h), b, 0o600)
 }
 
@@ -109,5 +113,8 @@ func (s *Store) adopt(file string, h v1.Hash) error {
 	if err := os.MkdirAll(filepath.Dir(s.blobPath(h)), 0o700); err != nil {
 		return err
 	}
-	return os.Rename(file, s.blobPath(h))
+	failpoint.Here("image: a blob not adopted")
+	err := os.Rename(file, s.blobPath(h))
+	failpoint.Here("image: a blob adopted")
+	return err
 }

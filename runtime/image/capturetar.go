@@ -17,10 +17,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // writeLayer writes what was collected as the blob of a layer.
 func (s *Store) writeLayer(ctx context.Context, c *collector, file string) (v1.Descriptor, error) {
+	failpoint.Here("capture: nothing written")
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return v1.Descriptor{}, err
@@ -30,12 +33,15 @@ func (s *Store) writeLayer(ctx context.Context, c *collector, file string) (v1.D
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
+	failpoint.Here("capture: an empty file")
 	if err = c.write(ctx, io.MultiWriter(f, hasher)); err != nil {
 		return v1.Descriptor{}, err
 	}
+	failpoint.Here("capture: written, not synced")
 	if err = f.Sync(); err != nil {
 		return v1.Descriptor{}, err
 	}
+	failpoint.Here("capture: synced")
 	info, err := f.Stat()
 	if err != nil {
 		return v1.Descriptor{}, err

@@ -16,6 +16,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // fetchAttempts is how often in a row a download may break off without progress worth the name.
@@ -71,10 +73,12 @@ func (src *source) fetch(ctx context.Context, l *lease, d v1.Descriptor, progres
 	}
 	defer func() { _ = f.Close() }()
 	if have() { // another process was faster
+		failpoint.Here("pull: an empty file of a blob that is there")
 		_ = os.Remove(f.Name())
 		progress(d.Size)
 		return nil
 	}
+	failpoint.Here("pull: an empty file")
 	p := &partial{f: f, want: d, pause: s.pause, progress: progress}
 	if err := p.restore(); err != nil {
 		return err
@@ -95,12 +99,14 @@ func (src *source) fetch(ctx context.Context, l *lease, d v1.Descriptor, progres
 			errs = append(errs, fmt.Errorf("blob %s from %s: %w", d.Digest, src.endpoints[i], err))
 			continue
 		}
+		failpoint.Here("pull: a whole blob, not synced")
 		if err := f.Sync(); err != nil {
 			return err
 		}
 		if err := s.adopt(f.Name(), d.Digest); err != nil {
 			return err
 		}
+		failpoint.Here("pull: a blob there")
 		return s.touch(l, s.blobPath(d.Digest))
 	}
 	return errors.Join(errs...)
@@ -112,6 +118,7 @@ func (s *Store) openPartial(ctx context.Context, h v1.Hash) (*os.File, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		failpoint.Here("pull: nothing of a blob")
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return nil, err
@@ -173,9 +180,11 @@ func (p *partial) reset() error {
 	p.progress(-p.have)
 	p.have, p.resumed = 0, false
 	p.hash.Reset()
+	failpoint.Here("pull: wrong bytes there")
 	if err := p.f.Truncate(0); err != nil {
 		return err
 	}
+	failpoint.Here("pull: wrong bytes gone")
 	_, err := p.f.Seek(0, io.SeekStart)
 	return err
 }

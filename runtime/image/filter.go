@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // filter makes of a layer's archive one that holds nothing but what a root file system needs.
@@ -53,6 +55,7 @@ func (f *filter) run(in *tar.Reader, w io.Writer) error {
 		if err != nil {
 			return err
 		}
+		failpoint.Here("layer: an entry more")
 		keep, err := f.entry(hdr)
 		if err != nil {
 			return err

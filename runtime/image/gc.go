@@ -15,6 +15,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // partialAge is how long Collect keeps the beginning of a download that nobody goes on with.
@@ -169,6 +171,7 @@ func (p *Pruned) add(q Pruned) {
 // and no lease needs. Downloads that broke off are kept while they are younger than age.
 func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep []string, age time.Duration) (Pruned, error) {
 	var p Pruned
+	failpoint.Here("gc: not begun")
 	trash, err := s.newTemp(filepath.Join(s.layers, "tmp"))
 	if err != nil {
 		return p, err
@@ -199,6 +202,7 @@ func (s *Store) drop(ctx context.Context, match func(v1.Descriptor) bool, keep [
 		}); err != nil {
 			return err
 		}
+		failpoint.Here("gc: out of the index, there still")
 		for _, e := range gone {
 			if !marked[e.Digest.String()] {
 				img, _, _ := s.load(e.Digest, e.Annotations[refName])
@@ -291,6 +295,7 @@ func (s *Store) sweepUnmarked(ctx context.Context, p *Pruned, marked map[string]
 		}
 		return nil
 	}
+	failpoint.Here("gc: layers there")
 	if err := each(s.layers, func(name, path string, info fs.FileInfo) error {
 		if name == "tmp" || strings.HasPrefix(name, asidePrefix) || marked["layer "+name] || stays(info) {
 			return nil
@@ -304,6 +309,7 @@ func (s *Store) sweepUnmarked(ctx context.Context, p *Pruned, marked map[string]
 	}); err != nil {
 		return err
 	}
+	failpoint.Here("gc: layers aside")
 	algorithms, err := os.ReadDir(filepath.Join(s.images, "blobs"))
 	if err != nil {
 		return err
@@ -320,6 +326,7 @@ func (s *Store) sweepUnmarked(ctx context.Context, p *Pruned, marked map[string]
 			return err
 		}
 	}
+	failpoint.Here("gc: blobs gone")
 	return each(filepath.Join(s.images, "ingest"), func(_, path string, info fs.FileInfo) error {
 		if time.Since(info.ModTime()) < age {
 			return nil

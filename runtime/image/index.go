@@ -15,6 +15,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // refName is OCI's annotation for the name of an image in a layout's index.
@@ -37,9 +38,11 @@ func (s *Store) readIndex() (*v1.IndexManifest, error) {
 	if err := json.Unmarshal(b, &index); err != nil {
 		aside := s.indexPath() + ".corrupt"
 		s.log.Error("the index of the image store is corrupt: putting it aside and beginning a new one", "file", aside, "error", err)
+		failpoint.Here("image: a corrupt index there")
 		if err := os.Rename(s.indexPath(), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("put aside the corrupt index of the image store: %w", err)
 		}
+		failpoint.Here("image: a corrupt index aside")
 		return empty, nil
 	}
 	return &index, nil
@@ -63,6 +66,7 @@ func (s *Store) changeIndexLocked(fn func(*v1.IndexManifest) (bool, error)) erro
 	if err != nil {
 		return err
 	}
+	failpoint.Here("image: the index not changed")
 	return atomicfile.WriteDurable(s.indexPath(), b, 0o600)
 }
 

@@ -15,6 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"reconciler/runtime/failpoint"
 )
 
 // layerRecord is layers/<chain id>/layer.json.
@@ -71,6 +73,7 @@ func writeRecord(dir string, r layerRecord) error {
 		return err
 	}
 	tmp := filepath.Join(dir, ".layer.json")
+	failpoint.Here("layer: its record not written")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -79,7 +82,10 @@ func writeRecord(dir string, r layerRecord) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(dir, "layer.json"))
+	failpoint.Here("layer: its record beside")
+	err = os.Rename(tmp, filepath.Join(dir, "layer.json"))
+	failpoint.Here("layer: its record in place")
+	return err
 }
 
 // ensureLayer unpacks one layer whose blob is here, where that was not done yet. below are the unpacked layers under
@@ -109,6 +115,7 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 	if s.touchLayer(l, chain) {
 		return nil
 	}
+	failpoint.Here("layer: not unpacked")
 	t, err := s.newTemp(filepath.Join(s.layers, "tmp"))
 	if err != nil {
 		return err
@@ -119,25 +126,31 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 	if err = os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
+	failpoint.Here("layer: an empty directory")
 	record, err := s.unpackBlob(ctx, blob, diff, root, below)
 	if err != nil {
 		return err
 	}
 	record.Version, record.DiffID, record.Boot = layerVersion, diff, s.boot
+	failpoint.Here("layer: unpacked, without a record")
 	if err = writeRecord(whole, record); err != nil {
 		return err
 	}
 	dir := s.layerDir(chain)
+	failpoint.Here("layer: whole beside")
 	err = os.Rename(whole, dir)
 	if errors.Is(err, fs.ErrExist) {
 		if _, ok := s.layer(chain); ok {
 			return nil // another process was faster
 		}
+		failpoint.Here("layer: a torn one there")
 		if err = s.setAside(dir, filepath.Join(t.dir, "torn")); err != nil {
 			return err
 		}
+		failpoint.Here("layer: a torn one aside")
 		err = os.Rename(whole, dir)
 	}
+	failpoint.Here("layer: in place")
 	if err == nil {
 		err = s.touch(l, dir)
 	}
@@ -157,6 +170,7 @@ func (s *Store) setAside(dir, trash string) error {
 		if err = os.MkdirAll(aside, 0o700); err != nil {
 			return err
 		}
+		failpoint.Here("layer: no place for a torn one")
 		if aside, err = os.MkdirTemp(aside, ""); err != nil {
 			return err
 		}
@@ -165,8 +179,9 @@ func (s *Store) setAside(dir, trash string) error {
 			"layer", filepath.Base(dir))
 	}
 	if err = os.Rename(dir, trash); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
+	failpoint.Here("layer: a torn one moved")
 	return err
 }
 

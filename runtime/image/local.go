@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // The transports that name files of the commit, in skopeo's words.
@@ -124,12 +125,15 @@ func (s *Store) spread(ctx context.Context, r io.Reader, t *temp) (files, *os.Ro
 	}
 	defer plain.Close()
 	dir := filepath.Join(t.dir, "archive")
+	failpoint.Here("import: no directory for the archive")
 	if err = os.Mkdir(dir, 0o700); err != nil {
 		return files{}, nil, err
 	}
+	failpoint.Here("import: the archive not spread")
 	if _, err = s.unpack(ctx, &boundedReader{r: plain, left: s.opts.MaxLayerSize, what: "archive"}, dir, nil); err != nil {
 		return files{}, nil, err
 	}
+	failpoint.Here("import: the archive spread")
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return files{}, nil, err
@@ -268,6 +272,7 @@ func (s *Store) copyBlob(l *lease, src files, d v1.Descriptor, name string) erro
 	}
 	defer t.remove()
 	file := filepath.Join(t.dir, "blob")
+	failpoint.Here("import: nothing of a blob")
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -277,6 +282,7 @@ func (s *Store) copyBlob(l *lease, src files, d v1.Descriptor, name string) erro
 	if err != nil {
 		return badImage("blob %s: %s", d.Digest, err)
 	}
+	failpoint.Here("import: an empty file")
 	n, err := io.Copy(io.MultiWriter(out, hasher), io.LimitReader(in, d.Size+1))
 	if err != nil {
 		return err
@@ -284,6 +290,7 @@ func (s *Store) copyBlob(l *lease, src files, d v1.Descriptor, name string) erro
 	if n != d.Size || fmt.Sprintf("%x", hasher.Sum(nil)) != d.Digest.Hex {
 		return badImage("%s: its content has another digest or size than %s with %d bytes", clip(name), d.Digest, d.Size)
 	}
+	failpoint.Here("import: a blob, not synced")
 	if err := out.Sync(); err != nil {
 		return err
 	}

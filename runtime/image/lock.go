@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // locked runs fn while holding the store's lock, shared or exclusive. It is held for moments only, never over a
@@ -56,6 +57,7 @@ func (s *Store) newTemp(parent string) (*temp, error) {
 	t := &temp{}
 	// Under the lock, so that no sweep sees it before it is locked itself.
 	err := s.locked(unix.LOCK_SH, func() error {
+		failpoint.Here("image: no directory for the work")
 		dir, err := os.MkdirTemp(parent, "")
 		if err != nil {
 			return err
@@ -64,6 +66,7 @@ func (s *Store) newTemp(parent string) (*temp, error) {
 		if err != nil {
 			return err
 		}
+		failpoint.Here("image: a directory for the work")
 		t.dir, t.f = dir, f
 		return flock(f, unix.LOCK_EX)
 	})
@@ -75,7 +78,9 @@ func (s *Store) newTemp(parent string) (*temp, error) {
 
 // remove ends the work, whatever of it was not renamed away.
 func (t *temp) remove() {
+	failpoint.Here("image: what is left of the work there")
 	_ = os.RemoveAll(t.dir)
+	failpoint.Here("image: what is left of the work gone")
 	_ = t.f.Close()
 }
 
@@ -90,13 +95,16 @@ func removeFree(path string) (removed bool, err error) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return false, nil
 	}
+	failpoint.Here("image: a broken off download there")
 	err = os.Remove(path)
+	failpoint.Here("image: a broken off download gone")
 	return err == nil, err
 }
 
 // sweep removes the temporary files, directories and leases of processes that are dead.
 func (s *Store) sweep() error {
 	return s.lockedAsIs(unix.LOCK_EX, func() error {
+		failpoint.Here("image: not swept")
 		// The index and what is beside it are written under the lock only.
 		entries, err := os.ReadDir(s.images)
 		if err != nil {
@@ -125,6 +133,7 @@ func (s *Store) sweep() error {
 					if err := os.RemoveAll(p); err != nil {
 						return err
 					}
+					failpoint.Here("image: a leftover swept")
 				}
 			}
 		}
@@ -140,11 +149,13 @@ func (s *Store) sweepAside() error {
 	}
 	for _, e := range entries {
 		if boot, ok := strings.CutPrefix(e.Name(), asidePrefix); ok && boot != s.boot {
+			failpoint.Here("image: aside since another boot")
 			if err := os.RemoveAll(filepath.Join(s.layers, e.Name())); err != nil {
 				return err
 			}
 		}
 	}
+	failpoint.Here("image: nothing aside since another boot")
 	return nil
 }
 
@@ -167,6 +178,7 @@ type lease struct {
 func (s *Store) newLease() (*lease, error) {
 	l := &lease{}
 	err := s.locked(unix.LOCK_SH, func() error {
+		failpoint.Here("image: no lease")
 		f, err := os.CreateTemp(filepath.Join(s.images, "leases"), "")
 		if err != nil {
 			return err
@@ -176,6 +188,7 @@ func (s *Store) newLease() (*lease, error) {
 			_ = f.Close()
 			return err
 		}
+		failpoint.Here("image: a lease not locked")
 		l.f, l.start = f, info.ModTime()
 		return flock(f, unix.LOCK_EX)
 	})
@@ -186,7 +199,9 @@ func (s *Store) newLease() (*lease, error) {
 }
 
 func (l *lease) end() {
+	failpoint.Here("image: a lease there")
 	_ = os.Remove(l.f.Name())
+	failpoint.Here("image: a lease gone")
 	_ = l.f.Close()
 }
 

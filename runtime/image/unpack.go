@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	archive "github.com/moby/go-archive"
+
+	"reconciler/runtime/failpoint"
 )
 
 // A layer is a stranger's tar, unpacked by root. Two hands do it: filter reads every header, refuses or leaves out
@@ -38,6 +40,7 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, root string, below []st
 		_ = pw.CloseWithError(err)
 		filtered <- err
 	}()
+	failpoint.Here("layer: nothing unpacked")
 	err := archive.Unpack(pr, root, &archive.TarOptions{NoLchown: os.Geteuid() != 0})
 	if err == nil {
 		_, err = io.Copy(io.Discard, pr)
@@ -50,6 +53,7 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, root string, below []st
 		return layerRecord{}, context.Cause(ctx)
 	}
 	if err == nil {
+		failpoint.Here("layer: unpacked, without whiteouts")
 		err = f.finish(root)
 	}
 	var bad *badImageError

@@ -17,6 +17,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/supervisor"
 )
 
@@ -88,12 +89,16 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 		return failure(op, id, spec.Name, err)
 	}
 	if st.State == runtime.StateRunning {
+		failpoint.Here("update: not begun")
 		if err = r.apply(ctx, e, spec); err != nil {
 			return failure(op, id, spec.Name, err)
 		}
 	}
+	failpoint.Here("update: applied, not recorded")
 	e.Spec = spec
-	return failure(op, id, spec.Name, r.state.writeRecord(e.record))
+	err = r.state.writeRecord(e.record)
+	failpoint.Here("update: recorded")
+	return failure(op, id, spec.Name, err)
 }
 
 // apply changes what can be changed on a running container. Signals come last: an Update that is refused sends none.
@@ -144,12 +149,14 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	}
 	name := e.Spec.Name
 	if _, err = os.Lstat(r.state.dir(id)); err == nil {
+		failpoint.Here("remove: not begun")
 		if err = atomicfile.Write(filepath.Join(r.state.dir(id), removingFile), nil, 0o600); err != nil {
 			return failure(op, id, name, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return failure(op, id, name, err)
 	}
+	failpoint.Here("remove: marked")
 	parts := []runtime.ID{id}
 	if name == (runtime.Name{}) || len(e.Spec.InitContainers) > 0 {
 		parts = append(parts, initID(id))
@@ -158,16 +165,20 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 		if err := r.forget(ctx, part); err != nil {
 			return failure(op, id, name, err)
 		}
+		failpoint.Here("remove: ended")
 		if err := r.roots.Teardown(part); err != nil {
 			return failure(op, id, name, err)
 		}
 	}
+	failpoint.Here("remove: torn down")
 	if err := r.ids.Release(r.state.dir(id), e.last.FirstID); err != nil {
 		return failure(op, id, name, err)
 	}
+	failpoint.Here("remove: without user ids")
 	if err := r.leave(ctx, e, id); err != nil {
 		return failure(op, id, name, err)
 	}
+	failpoint.Here("remove: done")
 	r.changes.send(runtime.Event{Type: runtime.EventRemoved, ID: id, Name: name, Time: time.Now()})
 	return nil
 }
@@ -183,8 +194,10 @@ func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
 	if err = r.resign(others, id); err != nil {
 		return err
 	}
+	failpoint.Here("remove: nobody's turn comes by it")
 	if e.Spec.Network == runtime.NetworkBridge || e.ID == "" {
 		err = r.net.Release(ctx, id)
+		failpoint.Here("remove: without addresses, announced still")
 		if len(others) > 1 { // it may have had the ports of the one that serves, by a switch that was cut short
 			err = errors.Join(err, r.follow(ctx, e.Spec.Name, ""))
 		} else {
@@ -253,6 +266,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 			switch {
 			case e.Name()[0] == '.' || r.isNone(runtime.ID(e.Name()), readErr):
 				r.log.Info("sweeping what is left of a container", "path", dir)
+				failpoint.Here("sweep: leftovers of a container there")
 				if err = os.RemoveAll(dir); err != nil {
 					r.log.Warn("cannot sweep leftovers", "path", dir, "err", err)
 				}
@@ -264,6 +278,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 			if slices.Contains(known, ofContainer(id)) || r.inKernel(id) {
 				continue
 			}
+			failpoint.Here("sweep: a root file system without a container there")
 			if err = r.roots.Teardown(id); err != nil {
 				r.log.Warn("cannot sweep leftovers", "container", id, "err", err)
 			}
@@ -271,6 +286,7 @@ func (r *Runtime) sweep(ctx context.Context) {
 		if err = r.roots.SweepVolumes(); err != nil {
 			r.log.Warn("cannot sweep leftovers of volumes", "err", err)
 		}
+		failpoint.Here("sweep: the network not swept")
 		err = r.net.Sweep(context.WithoutCancel(ctx), func(id runtime.ID) bool { return slices.Contains(known, id) })
 		if err == nil {
 			err = r.settle(context.WithoutCancel(ctx))

@@ -264,6 +264,7 @@ func checkDirectories(cfg Config) Check {
 }
 
 // checkNetwork tries the bridge, the ways in and out, and names, and leaves none of it.
+// no failpoint: its directory is one for temporary files.
 func checkNetwork(ctx context.Context, cfg Config) []Check {
 	if os.Geteuid() != 0 {
 		return []Check{{Name: "bridge", Detail: "cannot be tried without root", Remedy: "look again as root"}}

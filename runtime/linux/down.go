@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/supervisor"
 )
 
@@ -53,9 +54,11 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 	if err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
+	failpoint.Here("down: the supervisor has ended")
 	if err = errors.Join(r.roots.Close(), r.net.Destroy(ctx), r.removeCgroups(), r.clearRunDir()); err != nil {
 		return failure(op, "", runtime.Name{}, err)
 	}
+	failpoint.Here("down: all but volumes gone")
 	if !volumes {
 		return nil
 	}
@@ -73,12 +76,15 @@ func (r *Runtime) Down(ctx context.Context, volumes bool) error {
 func (r *Runtime) clearRunDir() error {
 	var errs []error
 	for _, name := range []string{"supervisor", "libcontainer", "init", "supervisor.sock", "supervisor.lock", "holder.sock", namesFile} {
+		failpoint.Here("down: something in the run directory")
 		errs = append(errs, os.RemoveAll(filepath.Join(r.cfg.RunDir, name)))
 	}
+	failpoint.Here("down: the run directory cleared")
 	// An agent's own lock and socket may still be there.
 	if err := os.Remove(r.cfg.RunDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, err)
 	}
+	failpoint.Here("down: the run directory gone")
 	return errors.Join(errs...)
 }
 
@@ -121,11 +127,13 @@ func (r *Runtime) removeCgroups() error {
 		errs = append(errs, err)
 		slices.SortFunc(dirs, func(a, b string) int { return cmp.Compare(strings.Count(b, "/"), strings.Count(a, "/")) })
 		for _, dir := range dirs {
+			failpoint.Here("down: a cgroup there")
 			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, &fs.PathError{Op: "rmdir", Path: dir, Err: err})
 			}
 		}
 		_ = unix.Rmdir(filepath.Dir(top)) // fails while another instance has cgroups there
+		failpoint.Here("down: the cgroups gone")
 	}
 	return errors.Join(errs...)
 }

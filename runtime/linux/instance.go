@@ -13,6 +13,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // checkServer says whether containers could run here at all.
@@ -140,6 +141,7 @@ func claim(cfg Config) error {
 	if err != nil || marked {
 		return err
 	}
+	failpoint.Here("instance: not marked")
 	data, err := json.Marshal(marker{Version: markerVersion, Instance: cfg.Instance})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/network/dns"
 	"reconciler/runtime/supervisor"
 )
@@ -37,9 +38,11 @@ func (r *Runtime) announce(ctx context.Context, to *entry) error {
 		return err
 	}
 	if len(leases) == 0 { // nobody is there to ask
+		failpoint.Here("names: the last one there")
 		if err = os.Remove(r.namesPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		failpoint.Here("names: none left")
 		return nil
 	}
 	gateway, err := r.net.Gateway(ctx)

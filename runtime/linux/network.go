@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/network"
 	"reconciler/runtime/supervisor"
 )
@@ -60,6 +61,7 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 	} else if e.Spec.Network != runtime.NetworkBridge {
 		return connection{}, nil
 	}
+	failpoint.Here("connect: no address leased")
 	lease, err := r.net.Lease(ctx, id, name, func(other runtime.ID) bool { return r.idle(other, states) })
 	if err != nil {
 		return connection{}, err
@@ -110,9 +112,11 @@ func (r *Runtime) attach(ctx context.Context, e entry, c connection) func(netns 
 		return nil
 	}
 	return func(netns *os.File) error {
+		failpoint.Here("connect: not attached")
 		if err := r.net.Attach(ctx, *c.lease, netns, bandwidth(e.Spec.Limits)); err != nil {
 			return err
 		}
+		failpoint.Here("connect: attached, no port published")
 		r.serving.Lock()
 		defer r.serving.Unlock()
 		return r.follow(ctx, e.Spec.Name, e.ID)

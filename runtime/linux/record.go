@@ -17,6 +17,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // The files of containers/<id>/ that are ours; the supervisor keeps the output and exit.json beside them.
@@ -232,10 +233,12 @@ func (s stateDir) create(rec record, number int64) error {
 		return err
 	}
 	defer unlock()
+	failpoint.Here("record: none")
 	tmp, err := os.MkdirTemp(s.containers(), ".new-")
 	if err != nil {
 		return err
 	}
+	failpoint.Here("record: an empty directory")
 	err = writeJSON(filepath.Join(tmp, specFile), rec)
 	if err == nil && number != 0 {
 		err = writeTurn(tmp, number)
@@ -243,9 +246,11 @@ func (s stateDir) create(rec record, number int64) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
+	failpoint.Here("record: whole beside")
 	if err := os.Rename(tmp, s.dir(rec.ID)); err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
+	failpoint.Here("record: in place")
 	return nil
 }
 
@@ -269,12 +274,16 @@ func writeTurn(dir string, number int64) error {
 
 // remove takes the directory away. Its record goes first: what is left after a crash is no container.
 func (s stateDir) remove(id runtime.ID) error {
+	failpoint.Here("record: there, all else gone")
 	err := os.Remove(filepath.Join(s.dir(id), specFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("record: gone, its directory there")
 	s.cache.forget(s.dir(id))
-	return os.RemoveAll(s.dir(id))
+	err = os.RemoveAll(s.dir(id))
+	failpoint.Here("record: its directory gone")
+	return err
 }
 
 func writeJSON(path string, v any) error {

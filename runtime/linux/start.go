@@ -11,6 +11,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/image"
 	"reconciler/runtime/rootfs"
 	"reconciler/runtime/supervisor"
@@ -60,12 +61,14 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 
 // start starts e. The user ids that it leases for it are noted in e, also where it fails.
 func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states []supervisor.State, e *entry) (err error) {
+	failpoint.Here("start: the last run there")
 	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
 		return err
 	}
 	if err = r.endInit(ctx, client, *e); err != nil { // and of a start that was cut short
 		return err
 	}
+	failpoint.Here("start: the last run gone")
 	if err = r.checkAppArmorProfile(e.Spec); err != nil { // it can have gone since, such as by a boot
 		return err
 	}
@@ -77,9 +80,11 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err != nil {
 		return err
 	}
+	failpoint.Here("start: addresses leased")
 	if e.last.FirstID, err = r.leaseIDs(*e, net); err != nil {
 		return err
 	}
+	failpoint.Here("start: user ids leased")
 	now := run{Starts: e.last.Starts + 1, Starting: true, StartedAt: time.Now().UTC(), Boot: bootID(), FirstID: e.last.FirstID, Shares: net.shares}
 	if net.joined != 0 && net.firstID == 0 && e.Spec.Security.HostUsers == nil {
 		now.Warnings = append(now.Warnings, "it has the server's user ids, as the container whose network it shares")
@@ -90,6 +95,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err = r.state.writeRun(e.ID, now); err != nil {
 		return err
 	}
+	failpoint.Here("start: recorded as begun")
 	root, err := r.setup(ctx, *e, img, net, &now)
 	if err != nil {
 		return err
@@ -100,12 +106,15 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		}
 	}()
 	e.last.FirstID = now.FirstID
+	failpoint.Here("start: a root file system")
 	if err = r.writeBundle(*e, r.state.dir(e.ID), img, root, net, &now); err != nil {
 		return err
 	}
+	failpoint.Here("start: init containers to run")
 	if err = r.runInits(ctx, client, *e, net, now); err != nil {
 		return err
 	}
+	failpoint.Here("start: a bundle")
 	started, err := client.Start(ctx, supervisor.StartRequest{
 		ID: e.ID, Bundle: root.Bundle, LogDir: r.state.dir(e.ID), Logs: e.Spec.Logs,
 		StopSignal: stopSignal(e.Spec, e.StopSignal),
@@ -116,11 +125,13 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		defer cancel()
 		return errors.Join(err, client.Delete(cleanCtx, e.ID), r.detach(cleanCtx, *e, net))
 	}
+	failpoint.Here("start: it runs, not recorded")
 	now.Starting, now.Pid, now.StartTime, now.StartedAt = false, started.Pid, started.StartTime, started.At
 	if writeErr := r.state.writeRun(e.ID, now); writeErr != nil {
 		// It runs, and the supervisor knows: what is lost is how to tell without one.
 		r.log.Warn("cannot record a start", "container", e.ID, "err", writeErr)
 	}
+	failpoint.Here("start: recorded as running")
 	return nil
 }
 
@@ -252,6 +263,7 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 	if err != nil {
 		return failure(op, id, e.Spec.Name, err)
 	}
+	failpoint.Here("stop: not begun")
 	// No lock: a second Stop may shorten the grace of the first one, and a start waits for its init containers with it.
 	if len(e.Spec.InitContainers) > 0 {
 		if _, err = client.Stop(ctx, initID(id), "", grace); err != nil && !errors.Is(err, runtime.ErrNotFound) {
@@ -259,6 +271,7 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 		}
 	}
 	_, err = client.Stop(ctx, id, stopSignal(e.Spec, e.StopSignal), grace)
+	failpoint.Here("stop: it has ended")
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil // never started, or deleted since
 	}

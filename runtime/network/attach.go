@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // inside is what a container's interface is called in its own namespace.
@@ -23,12 +24,15 @@ const inside = "eth0"
 func (b *Bridge) Attach(ctx context.Context, l Lease, ns *os.File, limits Limits) error {
 	op := fmt.Sprintf("attach %s to bridge %s", l.Name, b.names.bridge)
 	// The rules come first: an interface without elements can send nothing.
+	failpoint.Here("attach: not begun")
 	if err := b.admit(ctx, l); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
+	failpoint.Here("attach: admitted")
 	if err := b.removeLinks(l.ID); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
+	failpoint.Here("attach: without interfaces")
 	if err := b.plug(ctx, l, ns, limits); err != nil {
 		if left := b.removeLinks(l.ID); left != nil {
 			err = fmt.Errorf("%w; and then: %w", err, left)
@@ -62,40 +66,50 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ns *os.File, limits Limits) 
 		LinkAttrs: attrs, PeerName: inside, PeerHardwareAddr: l.MAC[:], PeerMTU: uint32(bridge.Attrs().MTU),
 		PeerNamespace: netlink.NsFd(fd),
 	}
+	failpoint.Here("attach: no interface yet")
 	if err := netlink.LinkAdd(pair); err != nil {
 		return &runtime.Error{Op: "make interface " + attrs.Name, Err: err, Hint: missingModule(err, "veth")}
 	}
+	failpoint.Here("attach: a pair of interfaces")
 	if err := settlePort(pair, l.MAC); err != nil {
 		return err
 	}
+	failpoint.Here("attach: the port settled")
 	if err := silentUp(pair); err != nil {
 		return fmt.Errorf("interface %s: %w", attrs.Name, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	failpoint.Here("attach: the port up")
 	if err := b.limit(l.ID, pair, limits); err != nil {
 		return err
 	}
+	failpoint.Here("attach: limited")
 	return configure(ctx, fd, l, bridge)
 }
 
 // silentUp brings up an interface that needs no address of its own. With hundreds of them, the addresses that IPv6 would
 // give them slow down everything that lists addresses.
 func silentUp(link netlink.Link) error {
+	failpoint.Here("link: with an address of its own")
 	if hasIPv6() {
 		const none = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
 		if err := netlink.LinkSetIP6AddrGenMode(link, none); err != nil {
 			return fmt.Errorf("no address of its own: %w", err)
 		}
 	}
-	return netlink.LinkSetUp(link)
+	failpoint.Here("link: not up")
+	err := netlink.LinkSetUp(link)
+	failpoint.Here("link: up")
+	return err
 }
 
 // settlePort tells the bridge who is behind a port, once for all. It must not learn: it does so from some frames (LLDP)
 // before any rule sees them, and would send a neighbour's traffic to whoever claims its MAC.
 func settlePort(port netlink.Link, mac MAC) error {
 	name := port.Attrs().Name
+	failpoint.Here("port: not settled")
 	for _, step := range []struct {
 		what string
 		set  func() error
@@ -114,6 +128,7 @@ func settlePort(port netlink.Link, mac MAC) error {
 		if err := step.set(); err != nil {
 			return fmt.Errorf("bridge port %s: %s: %w", name, step.what, err)
 		}
+		failpoint.Here("port: one thing more is settled")
 	}
 	return nil
 }
@@ -141,6 +156,7 @@ func configure(ctx context.Context, ns int, l Lease, bridge netlink.Link) error 
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", inside, err)
 	}
+	failpoint.Here("attach: inside without addresses")
 	for _, e := range ends {
 		// The lease makes the address unique; looking for another that has it would delay the first connection.
 		if err := h.AddrReplace(link, &netlink.Addr{IPNet: ipNet(e.address), Flags: unix.IFA_F_NODAD}); err != nil {
@@ -150,15 +166,18 @@ func configure(ctx context.Context, ns int, l Lease, bridge netlink.Link) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	failpoint.Here("attach: inside with addresses")
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("interface %s: %w", inside, err)
 	}
+	failpoint.Here("attach: inside up, without routes")
 	for _, e := range ends {
 		everything := &net.IPNet{IP: make(net.IP, e.via.BitLen()/8), Mask: net.CIDRMask(0, e.via.BitLen())}
 		if err := h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: everything, Gw: e.via.AsSlice()}); err != nil {
 			return fmt.Errorf("default route by %s: %w", e.via, err)
 		}
 	}
+	failpoint.Here("attach: done")
 	return nil
 }
 
@@ -192,6 +211,7 @@ func endsOf(l Lease, bridge netlink.Link) ([]end, error) {
 // removeLinks takes away what attaching made for an id. The container's end goes with the host's.
 func (b *Bridge) removeLinks(id runtime.ID) error {
 	for _, name := range []string{b.names.hostEnd(id), b.names.shaperOf(id)} {
+		failpoint.Here("detach: an interface not looked for")
 		link, err := netlink.LinkByName(name)
 		if err == nil {
 			err = netlink.LinkDel(link)
@@ -199,6 +219,7 @@ func (b *Bridge) removeLinks(id runtime.ID) error {
 		if err != nil && !isNotFound(err) {
 			return fmt.Errorf("remove interface %s: %w", name, err)
 		}
+		failpoint.Here("detach: an interface gone")
 	}
 	return nil
 }

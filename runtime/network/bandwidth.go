@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Limits are bits a second, as they are on the wire with all headers; zero means none.
@@ -57,22 +58,28 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 			return nil
 		}
 		// The way through the device first, so that nothing falls into a gap.
+		failpoint.Here("bandwidth: limited still")
 		if err = netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
 			return fmt.Errorf("remove redirection: %w", err)
 		}
+		failpoint.Here("bandwidth: nothing led through the device")
 		if err = netlink.LinkDel(shaper); err != nil && !isNotFound(err) {
 			return fmt.Errorf("remove device %s: %w", name, err)
 		}
+		failpoint.Here("bandwidth: the device gone")
 		return nil
 	}
 	if !limited {
+		failpoint.Here("bandwidth: no device")
 		if shaper, err = makeShaper(name); err != nil {
 			return err
 		}
 	}
+	failpoint.Here("bandwidth: a device")
 	if err = setBucket(shaper, rate); err != nil {
 		return err
 	}
+	failpoint.Here("bandwidth: a device with a rate")
 	filters, err := netlink.FilterList(hostEnd, ingress.Handle)
 	if limited && err == nil && len(filters) > 0 {
 		return nil
@@ -82,12 +89,14 @@ func (b *Bridge) limitEgress(id runtime.ID, hostEnd netlink.Link, rate int64) er
 
 // leadThrough sends what comes from the container to the shaper. It replaces what is there, which leads to a device that somebody removed.
 func leadThrough(ingress *netlink.Ingress, hostEnd, shaper netlink.Link) error {
+	failpoint.Here("bandwidth: the redirection not made")
 	if err := netlink.QdiscDel(ingress); err != nil && !isNoQueue(err) {
 		return fmt.Errorf("remove redirection: %w", err)
 	}
 	if err := netlink.QdiscAdd(ingress); err != nil {
 		return &runtime.Error{Op: "redirect what it sends", Err: err, Hint: missingModule(err, "sch_ingress")}
 	}
+	failpoint.Here("bandwidth: the redirection empty")
 	everything := &netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: hostEnd.Attrs().Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
 		Actions:     []netlink.Action{netlink.NewMirredAction(shaper.Attrs().Index)},
@@ -95,15 +104,18 @@ func leadThrough(ingress *netlink.Ingress, hostEnd, shaper netlink.Link) error {
 	if err := netlink.FilterAdd(everything); err != nil {
 		return &runtime.Error{Op: "redirect what it sends", Err: err, Hint: missingModule(err, "cls_u32 act_mirred")}
 	}
+	failpoint.Here("bandwidth: redirected")
 	return nil
 }
 
 func makeShaper(name string) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
+	failpoint.Here("bandwidth: the device not made")
 	if err := netlink.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil {
 		return nil, &runtime.Error{Op: "make device " + name, Err: err, Hint: missingModule(err, "ifb")}
 	}
+	failpoint.Here("bandwidth: the device made")
 	link, err := netlink.LinkByName(name)
 	if err == nil {
 		err = silentUp(link)
@@ -115,15 +127,18 @@ func makeShaper(name string) (netlink.Link, error) {
 func setBucket(link netlink.Link, rate int64) error {
 	q := bucket(rate)
 	q.QdiscAttrs = netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+	failpoint.Here("bandwidth: a rate not set")
 	if rate == 0 {
 		if err := netlink.QdiscDel(q); err != nil && !isNoQueue(err) {
 			return err
 		}
+		failpoint.Here("bandwidth: without a rate")
 		return nil
 	}
 	if err := netlink.QdiscReplace(q); err != nil {
 		return &runtime.Error{Op: fmt.Sprintf("set a rate of %d bits a second", rate), Err: err, Hint: missingModule(err, "sch_tbf")}
 	}
+	failpoint.Here("bandwidth: a rate set")
 	return nil
 }
 

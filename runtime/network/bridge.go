@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Config is whose network it is and where its files are.
@@ -142,12 +143,15 @@ func (b *Bridge) ensure(ctx context.Context, st *state, done *repairs) (changed 
 		return false, err
 	}
 	// Before anything is forwarded: the rules keep out what nobody published, and everybody from the server's loopback.
+	failpoint.Here("bridge: without rules")
 	if err = b.ensureRules(st, done); err != nil {
 		return false, explain(op, err)
 	}
+	failpoint.Here("bridge: forwarding not allowed")
 	if err = allowForwarding(b.names.bridge, st.Subnet6.IsValid(), done); err != nil {
 		return false, &runtime.Error{Op: op, Err: err, Hint: "allow the agent to write /proc/sys/net, or set it with sysctl"}
 	}
+	failpoint.Here("bridge: set up")
 	return st.Subnet != before.Subnet || st.Subnet6 != before.Subnet6, nil
 }
 

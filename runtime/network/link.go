@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // ensureLink makes the bridge with its addresses. A bridge that is there claims its subnet; where there is none, the
@@ -169,9 +170,11 @@ func (b *Bridge) makeLink(st *state) (netlink.Link, error) {
 	mac := macOf(gateway(st.Subnet))
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = b.names.bridge, mtu, mac[:]
+	failpoint.Here("bridge: not made")
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, err
 	}
+	failpoint.Here("bridge: made")
 	return netlink.LinkByName(b.names.bridge)
 }
 
@@ -207,11 +210,13 @@ func defaultRoutes() ([]netlink.Route, error) {
 // back.
 func (b *Bridge) address(link netlink.Link, st *state, done *repairs) error {
 	op := "set up bridge " + b.names.bridge
+	failpoint.Here("bridge: without an alias")
 	if link.Attrs().Alias == "" {
 		if err := netlink.LinkSetAlias(link, b.names.alias); err != nil {
 			return fmt.Errorf("%s: alias: %w", op, err)
 		}
 	}
+	failpoint.Here("bridge: with an alias")
 	want := []netip.Prefix{netip.PrefixFrom(gateway(st.Subnet), st.Subnet.Bits())}
 	if st.Subnet6.IsValid() && hasIPv6() {
 		want = append(want, netip.PrefixFrom(gateway(st.Subnet6), st.Subnet6.Bits()))
@@ -230,18 +235,21 @@ func (b *Bridge) address(link netlink.Link, st *state, done *repairs) error {
 			done.add("took address %s from bridge %s", p, b.names.bridge)
 		}
 	}
+	failpoint.Here("bridge: without addresses")
 	for _, p := range want {
 		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
 			return fmt.Errorf("%s: add address %s: %w", op, p, err)
 		}
 		done.add("gave bridge %s address %s", b.names.bridge, p)
 	}
+	failpoint.Here("bridge: with addresses")
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
 		done.add("brought bridge %s up", b.names.bridge)
 	}
+	failpoint.Here("bridge: up")
 	return b.putBack(link, st, done)
 }
 
@@ -261,10 +269,12 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state, done *repairs) error {
 		if port == nil || port.Attrs().MasterIndex == bridge.Attrs().Index {
 			continue
 		}
+		failpoint.Here("bridge: a port not put back")
 		err := netlink.LinkSetMasterByIndex(port, bridge.Attrs().Index)
 		if err == nil {
 			err = settlePort(port, l.MAC)
 		}
+		failpoint.Here("bridge: a port put back")
 		if err != nil && !isNotFound(err) {
 			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // rulesMarker begins the name of an empty chain that says which rules a table holds.
@@ -86,7 +87,7 @@ func ensureTable(conn *nftables.Conn, name string, t table) (written bool, err e
 	}
 	conn.AddTable(handle)
 	for _, s := range t.sets {
-		if err := conn.AddSet(s.bound(handle), nil); err != nil {
+		if err = conn.AddSet(s.bound(handle), nil); err != nil {
 			return false, err
 		}
 	}
@@ -107,7 +108,10 @@ func ensureTable(conn *nftables.Conn, name string, t table) (written bool, err e
 		conn.DelChain(c)
 	}
 	conn.AddChain(&nftables.Chain{Name: marker, Table: handle})
-	return true, conn.Flush()
+	failpoint.Here("rules: not written")
+	err = conn.Flush()
+	failpoint.Here("rules: written")
+	return true, err
 }
 
 // inspect reports whether the table has the marker, and as many rules in each chain as it should, and which chains of it
@@ -194,7 +198,10 @@ func exchange(conn *nftables.Conn, name string, tables []table, del, add []eleme
 			}
 		}
 	}
-	return conn.Flush()
+	failpoint.Here("elements: not changed")
+	err := conn.Flush()
+	failpoint.Here("elements: changed")
+	return err
 }
 
 func (s set) members(of []element) []nftables.SetElement {
@@ -224,8 +231,10 @@ func removeTables(name string) error {
 			}
 		}
 	}
+	failpoint.Here("rules: there, the bridge gone")
 	if err := conn.Flush(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete tables %s: %w", name, err)
 	}
+	failpoint.Here("rules: gone")
 	return nil
 }

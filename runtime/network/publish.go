@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // The protocols that can be published.
@@ -33,6 +34,7 @@ func (b *Bridge) Publish(ctx context.Context, id runtime.ID, ports []runtime.Por
 		if err != nil {
 			return false, &runtime.Error{Op: op, ID: id, Err: err, Hint: "give one of the two another hostPort"}
 		}
+		failpoint.Here("publish: not begun")
 		moved, err := b.redirect(ctx, st, before, after)
 		return changed || moved, explain(op, err)
 	})
@@ -61,6 +63,7 @@ func (b *Bridge) redirect(ctx context.Context, st *state, before, after []Lease)
 			return false, err
 		}
 	}
+	failpoint.Here("publish: in the kernel, not recorded")
 	moved := movedDatagrams(before, after)
 	if len(moved) == 0 {
 		return len(del)+len(add) > 0, nil

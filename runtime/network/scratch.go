@@ -72,7 +72,8 @@ func (s *scratch) open(ctx context.Context) (err error) {
 	return s.bridge.Attach(ctx, s.lease, s.ns, Limits{})
 }
 
-// close leaves nothing, also where the checks were cut short.
+// close leaves nothing, also where the checks were cut short. no failpoint: doctor's
+// trials are swept with what belongs to no lease.
 func (s *scratch) close(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	if s.listener != nil {
@@ -162,7 +163,8 @@ func (s *scratch) outside(ctx context.Context) (*scratch, netip.Addr, error) {
 	return o, address, nil
 }
 
-// connect makes a pair of interfaces, with the address here and the next one in the namespace.
+// connect makes a pair of interfaces, with the address here and the next one in the namespace. no failpoint: as for
+// close.
 func (s *scratch) connect(name string, address netip.Addr) (err error) {
 	if s.ns, err = newNamespace(); err != nil {
 		return err

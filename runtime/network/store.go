@@ -12,6 +12,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // machineLock is held while an instance chooses its subnet and makes its bridge, so that no two choose the same.
@@ -79,14 +80,17 @@ func (s store) write(st state) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("leases: not written")
 	return atomicfile.WriteDurable(s.path(), append(data, '\n'), 0o600)
 }
 
 // remove forgets everything. The lock stays: another process may just wait for it.
 func (s store) remove() error {
+	failpoint.Here("leases: there, all else gone")
 	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("leases: gone")
 	return nil
 }
 

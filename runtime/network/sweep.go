@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Detach takes away the interface, the limits and the published ports of a container. It keeps its lease, and so whatever
@@ -46,9 +47,11 @@ func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, e
 	}
 	gone := *l
 	st.release(id, time.Now())
+	failpoint.Here("release: interfaces gone")
 	if err := b.withdraw(ctx, st, elementsOf(b.names, []Lease{gone})); err != nil {
 		return false, err
 	}
+	failpoint.Here("release: elements gone, the lease there")
 	return true, forgetAddresses(gone.addresses()...)
 }
 
@@ -120,10 +123,12 @@ func (b *Bridge) Destroy(context.Context) error {
 			return false, err
 		}
 		if link != nil {
+			failpoint.Here("destroy: the bridge there")
 			if err := netlink.LinkDel(link); err != nil && !isNotFound(err) {
 				return false, fmt.Errorf("remove bridge %s: %w", b.names.bridge, err)
 			}
 		}
+		failpoint.Here("destroy: the bridge gone")
 		if err := removeTables(b.names.table); err != nil {
 			return false, err
 		}
@@ -172,9 +177,11 @@ func (b *Bridge) removeAll(keep map[string]bool) error {
 			if keep[l.Attrs().Name] {
 				continue
 			}
+			failpoint.Here("sweep: an interface of nobody there")
 			if err := netlink.LinkDel(l); err != nil && !isNotFound(err) {
 				return fmt.Errorf("remove interface %s: %w", l.Attrs().Name, err)
 			}
+			failpoint.Here("sweep: an interface of nobody gone")
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // fillVolume makes the content of a new volume: what the image has at the path where it is mounted, with its owner and
@@ -21,12 +22,14 @@ import (
 // file system meanwhile: its container has not started.
 func fillVolume(root, target, data string) error {
 	tmp := data + ".new"
+	failpoint.Here("volume content: none")
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		return err
 	}
+	failpoint.Here("volume content: an empty directory")
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
@@ -41,6 +44,7 @@ func fillVolume(root, target, data string) error {
 	case err != nil:
 		return err
 	}
+	failpoint.Here("volume content: nothing copied")
 	if err := copyAttributes(source, tmp); err != nil {
 		return err
 	}
@@ -52,9 +56,11 @@ func fillVolume(root, target, data string) error {
 			return err
 		}
 	}
+	failpoint.Here("volume content: whole beside")
 	if err := os.Rename(tmp, data); err != nil {
 		return err
 	}
+	failpoint.Here("volume content: in place")
 	return atomicfile.SyncDir(filepath.Dir(data))
 }
 

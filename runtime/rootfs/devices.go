@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/idrange"
 )
 
@@ -87,6 +88,7 @@ func (s *Store) makeDevices(root *Root, devices []runtime.Device, ids *mapper) e
 		return nil
 	}
 	dir := filepath.Join(root.Bundle, "devices")
+	failpoint.Here("devices: no directory")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -94,6 +96,7 @@ func (s *Store) makeDevices(root *Root, devices []runtime.Device, ids *mapper) e
 	if err := unix.Mount("reconciler", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mount a file system for devices: %w", err)
 	}
+	failpoint.Here("devices: a file system for them")
 	for i, d := range devices {
 		node, err := s.findDevice(d)
 		if err != nil {
@@ -113,9 +116,11 @@ func makeNode(d Device, ids *mapper) error {
 	if d.Type == "b" {
 		kind = unix.S_IFBLK
 	}
+	failpoint.Here("devices: no node")
 	if err := unix.Mknod(d.Source, kind|0o600, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
 		return &fs.PathError{Op: "mknod", Path: d.Source, Err: err}
 	}
+	failpoint.Here("devices: a node of root")
 	if err := os.Lchown(d.Source, ids.shown(d.UID), ids.shown(d.GID)); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // mountDisk mounts a fresh file system of at most size bytes for the writable layer, and returns a directory in it. Detach
@@ -21,9 +22,11 @@ func (s *Store) mountDisk(ctx context.Context, id runtime.ID, size int64) (dir s
 	op := "make a disk of " + mib(size) + " for the writable layer"
 	image, target := filepath.Join(s.snapshot(id), "disk.img"), filepath.Join(s.Bundle(id), "disk")
 	if err = makeImage(ctx, image, size, 0); err == nil {
+		failpoint.Here("disk: made, not mounted")
 		err = mountImage(image, target)
 	}
 	if err == nil {
+		failpoint.Here("disk: mounted, not settled")
 		err = settleExt4(target)
 	}
 	if err != nil {
@@ -33,7 +36,9 @@ func (s *Store) mountDisk(ctx context.Context, id runtime.ID, size int64) (dir s
 }
 
 func detachMount(target string) {
+	failpoint.Here("disk: in sight")
 	_ = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	failpoint.Here("disk: out of sight")
 }
 
 // diskError keeps what err knows about a cure, if it knows one.
@@ -52,6 +57,7 @@ func diskError(op string, err error, instead string) error {
 func makeImage(ctx context.Context, image string, size, journal int64) error {
 	shape := newExt4(size, journal)
 	half := image + ".new"
+	failpoint.Here("disk image: none")
 	if err := os.RemoveAll(half); err != nil {
 		return err
 	}
@@ -59,15 +65,19 @@ func makeImage(ctx context.Context, image string, size, journal int64) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("disk image: empty")
 	if err = reserve(f, shape.blocks(size)*blockSize); err == nil {
+		failpoint.Here("disk image: reserved, not formatted")
 		err = shape.format(ctx, f, size)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
+		failpoint.Here("disk image: whole beside")
 		err = os.Rename(half, image)
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(half))
 	}
+	failpoint.Here("disk image: in place")
 	return nil
 }
 
@@ -79,6 +89,7 @@ func reserve(f *os.File, size int64) error {
 	if err := errors.Join(unix.Fstat(int(f.Fd()), &file), unix.Fstatfs(int(f.Fd()), &disk)); err != nil {
 		return fmt.Errorf("look at %s: %w", f.Name(), err)
 	}
+	failpoint.Here("room: not reserved")
 	need, free := size-file.Blocks*512, int64(disk.Bavail)*disk.Bsize //nolint:gosec // no disk has 2^63 blocks
 	err := error(unix.ENOSPC)
 	if need <= free {
@@ -87,6 +98,7 @@ func reserve(f *os.File, size int64) error {
 			err = unix.Fallocate(int(f.Fd()), 0, 0, size)
 		}
 	}
+	failpoint.Here("room: reserved")
 	switch {
 	case err == nil:
 		return nil
@@ -104,10 +116,12 @@ func reserve(f *os.File, size int64) error {
 // settleExt4 makes a file system that was just mounted as large inside as it was asked for: it takes away lost+found, and
 // halves what the kernel keeps back for its own structures, which is 2 % else. That is kept by nothing but the mount.
 func settleExt4(target string) error {
+	failpoint.Here("ext4: lost+found there")
 	err := unix.Rmdir(filepath.Join(target, "lost+found"))
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove lost+found: %w", err)
 	}
+	failpoint.Here("ext4: lost+found gone")
 	var st unix.Statfs_t
 	var at unix.Stat_t
 	if err = errors.Join(unix.Statfs(target, &st), unix.Stat(target, &at)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // The name that Kubernetes gives to the same: the keys are links through dataLink, which leads to the directory that holds
@@ -58,6 +59,7 @@ func layOut(dir, key string, mode fs.FileMode, content map[string][]byte) (sourc
 	if key != "" {
 		content = map[string][]byte{key: content[key]}
 	}
+	failpoint.Here("files: none")
 	if err := makeDir(dir); err != nil {
 		return "", err
 	}
@@ -66,13 +68,16 @@ func layOut(dir, key string, mode fs.FileMode, content map[string][]byte) (sourc
 		return "", err
 	}
 	for name := range content {
+		failpoint.Here("files: a file without its link")
 		if err := os.Symlink(filepath.Join(dataLink, name), filepath.Join(dir, name)); err != nil {
 			return "", err
 		}
 	}
+	failpoint.Here("files: without the link to all")
 	if err := os.Symlink(first, filepath.Join(dir, dataLink)); err != nil {
 		return "", err
 	}
+	failpoint.Here("files: laid out")
 	if key != "" {
 		return filepath.Join(dir, first, key), nil
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // allowed resolves every link of path and says whether what it leads to lies below one of the directories allowed.
@@ -120,6 +121,7 @@ func (s *Store) stageHostPath(stage string, m runtime.Mount, ids *mapper) (sourc
 		return "", err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	failpoint.Here("host path: not staged")
 	if err = os.MkdirAll(filepath.Dir(stage), 0o700); err != nil {
 		return "", err
 	}
@@ -131,6 +133,7 @@ func (s *Store) stageHostPath(stage string, m runtime.Mount, ids *mapper) (sourc
 	if err != nil {
 		return "", err
 	}
+	failpoint.Here("host path: a place to attach it")
 	if err := cloneMount(fd, m.HostPath, stage, m.ReadOnly, ids); err != nil {
 		return "", &runtime.Error{Op: "mount host path " + m.HostPath + " on " + m.Path, Err: err}
 	}
@@ -155,8 +158,10 @@ func cloneMount(fd int, name, target string, readOnly bool, ids *mapper) error {
 	if err := ids.apply(tree, name, unix.AT_RECURSIVE); err != nil {
 		return err
 	}
+	failpoint.Here("host path: cloned")
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
 	}
+	failpoint.Here("host path: attached")
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 	"reconciler/runtime/idrange"
 )
 
@@ -123,7 +124,7 @@ func (m *mapper) layers(layers []string, dir string) (mapped []string, detach fu
 	for _, layer := range layers {
 		mapped = append(mapped, filepath.Join(dir, strings.TrimPrefix(layer, common)))
 	}
-	return mapped, func() { _ = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) }, nil
+	return mapped, func() { detachMount(dir) }, nil
 }
 
 // attach makes the directory at and attaches a copy of path there, with the ids mapped.
@@ -131,6 +132,7 @@ func (m *mapper) attach(path, at string) error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
+	failpoint.Here("mapped: not attached")
 	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return &fs.PathError{Op: "open_tree", Path: path, Err: err}
@@ -142,6 +144,7 @@ func (m *mapper) attach(path, at string) error {
 	if err = unix.MoveMount(tree, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &fs.PathError{Op: "move_mount", Path: at, Err: err}
 	}
+	failpoint.Here("mapped: attached")
 	return nil
 }
 

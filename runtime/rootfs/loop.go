@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // mountImage mounts the ext4 in image, which is mounted nowhere, on target. The loop device goes by itself with the last
@@ -42,10 +43,12 @@ func mountLoop(dev *os.File, image, target string) error {
 		return err
 	}
 	// noinit_itable: what is not yet used of the inodes is zeros already, as the whole of a new image is.
+	failpoint.Here("loop: not mounted")
 	err := unix.Mount(dev.Name(), target, "ext4", unix.MS_NOSUID|unix.MS_NODEV, "noinit_itable")
 	if err != nil {
 		return &fs.PathError{Op: "mount ext4 of " + image + " on", Path: target, Err: err}
 	}
+	failpoint.Here("loop: mounted")
 	return nil
 }
 
@@ -63,6 +66,7 @@ func newLoop(image string) (*os.File, error) {
 		return nil, err
 	}
 	defer func() { _ = control.Close() }()
+	failpoint.Here("loop: no device")
 	config := unix.LoopConfig{
 		Fd: uint32(backing.Fd()), Size: blockSize,
 		// Direct I/O, where image's file system can do it: its pages are not kept in memory twice.
@@ -80,6 +84,7 @@ func newLoop(image string) (*os.File, error) {
 			return nil, err
 		}
 		if err = unix.IoctlLoopConfigure(int(dev.Fd()), &config); err == nil {
+			failpoint.Here("loop: a device")
 			return dev, nil
 		}
 		_ = dev.Close()

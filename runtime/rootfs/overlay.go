@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // maxOptions is what mount(2) takes of options: a page, with its NUL.
@@ -19,9 +21,11 @@ func mountMapped(layers []string, snapshot string, root Root, ids *mapper) error
 	if len(layers) == 0 {
 		// An image of no layers: overlay wants one all the same.
 		empty := filepath.Join(snapshot, "empty")
+		failpoint.Here("overlay: no layer")
 		if err := os.Mkdir(empty, 0o755); err != nil {
 			return err
 		}
+		failpoint.Here("overlay: an empty layer")
 		layers = []string{empty}
 	}
 	mapped, detach, err := ids.layers(layers, filepath.Join(root.Bundle, "lower"))
@@ -40,6 +44,7 @@ func mountMapped(layers []string, snapshot string, root Root, ids *mapper) error
 // layer may hold are of no use there (nodev).
 func mountOverlay(layers []string, snapshot, target string) error {
 	upper, work := filepath.Join(snapshot, "upper"), filepath.Join(snapshot, "work")
+	failpoint.Here("overlay: no upper directory")
 	for _, dir := range []string{upper, work} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
@@ -49,6 +54,7 @@ func mountOverlay(layers []string, snapshot, target string) error {
 	if err := copyAttributes(layers[0], upper); err != nil {
 		return err
 	}
+	failpoint.Here("overlay: not mounted")
 	options, closeAll, err := overlayOptions(layers, upper, work)
 	if err != nil {
 		return err
@@ -63,6 +69,7 @@ func mountOverlay(layers []string, snapshot, target string) error {
 	if err != nil {
 		return fmt.Errorf("mount overlay on %s: %w", target, err)
 	}
+	failpoint.Here("overlay: mounted")
 	return nil
 }
 

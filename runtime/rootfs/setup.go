@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Request says what to set up.
@@ -79,6 +80,7 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 	}
 	defer ids.close()
 	root := Root{Path: s.Path(id), Bundle: s.Bundle(id)}
+	failpoint.Here("root: no bundle")
 	if err := os.MkdirAll(root.Path, 0o700); err != nil {
 		return Root{}, err
 	}
@@ -90,10 +92,12 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 			return Root{}, err
 		}
 	}
+	failpoint.Here("root: a bundle")
 	snapshot := s.snapshot(id)
 	if err := os.MkdirAll(snapshot, 0o700); err != nil {
 		return Root{}, err
 	}
+	failpoint.Here("root: a directory for the layer")
 	upper := snapshot
 	if req.Disk > 0 {
 		disk, detach, err := s.mountDisk(ctx, id, req.Disk)
@@ -103,9 +107,11 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 		defer detach()
 		upper = disk
 	}
+	failpoint.Here("root: nothing mounted")
 	if err := mountMapped(req.Layers, upper, root, ids); err != nil {
 		return Root{}, err
 	}
+	failpoint.Here("root: mounted")
 	if err := s.makeDevices(&root, req.Devices, ids); err != nil {
 		return Root{}, err
 	}
@@ -117,6 +123,7 @@ func (s *Store) setup(ctx context.Context, id runtime.ID, req Request) (Root, er
 		if err != nil {
 			return Root{}, err
 		}
+		failpoint.Here("root: one mount more")
 		root.Mounts = append(root.Mounts, mounted)
 	}
 	return root, nil

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // volumeImage is where the content of a volume with a size is.
@@ -129,20 +130,25 @@ func mountVolume(ctx context.Context, dir, target string, rec volumeRecord, size
 	_, err = os.Lstat(image)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		failpoint.Here("sized volume: no image")
 		err = makeImage(ctx, image, size, journalFor(size))
 	case err == nil && rec.Size != size:
+		failpoint.Here("sized volume: of the size before")
 		err = resizeImage(ctx, lock, image, size)
 	}
 	if err == nil && rec.Size != size {
+		failpoint.Here("sized volume: resized, not recorded")
 		rec.Size = size
 		err = writeVolume(dir, rec)
 	}
 	if err == nil {
+		failpoint.Here("sized volume: not mounted")
 		err = mountImageAgain(image, target)
 	}
 	if err != nil {
 		return err
 	}
+	failpoint.Here("sized volume: mounted")
 	return settleExt4(target)
 }
 
@@ -196,11 +202,16 @@ func resizeImage(ctx context.Context, lock *os.File, image string, size int64) e
 	}
 	defer func() { _ = f.Close() }()
 	blocks := now.shape.blocks(size)
+	failpoint.Here("resize: not begun")
 	if err = reserve(f, blocks*blockSize); err != nil {
 		return err
 	}
+	failpoint.Here("resize: room reserved")
 	if err = resizeExt4(ctx, lock, image, blocks); err != nil {
 		return err
 	}
-	return f.Truncate(blocks * blockSize)
+	failpoint.Here("resize: the file system, not the file")
+	err = f.Truncate(blocks * blockSize)
+	failpoint.Here("resize: done")
+	return err
 }

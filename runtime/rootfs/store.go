@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Options say where a Store keeps its things and which of the server's files containers may have.
@@ -87,6 +88,7 @@ func (s *Store) mountMemory() error {
 	if mounted, err = isMountPoint(dir); err != nil || mounted {
 		return err
 	}
+	failpoint.Here("root: nothing in memory mounted")
 	const flags = unix.MS_NOSUID | unix.MS_NODEV
 	// Everybody may pass, to what they know the name of, and each Bundle is its container's alone: process 1 goes there with
 	// its own user ids.
@@ -97,6 +99,7 @@ func (s *Store) mountMemory() error {
 	if err != nil {
 		return fmt.Errorf("mount a file system in memory on %s: %w", dir, err)
 	}
+	failpoint.Here("root: memory mounted")
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Swap gives a container that runs the present content of the mounts which are in swapped, out of mounts, those that it was
@@ -63,18 +64,22 @@ func swapFiles(dir string, mode fs.FileMode, content map[string][]byte, owner in
 	}
 	next := generation(n + 1)
 	// The one before the present, and what a Swap that was cut short has left.
+	failpoint.Here("swap: not begun")
 	if err := removeGenerations(dir, now); err != nil {
 		return err
 	}
+	failpoint.Here("swap: nothing old there")
 	if err := writeGeneration(filepath.Join(dir, next), mode, content); err != nil {
 		return err
 	}
 	if err := give(filepath.Join(dir, next), owner); err != nil {
 		return err
 	}
+	failpoint.Here("swap: the new files beside")
 	if err := relink(next, filepath.Join(dir, dataLink), owner); err != nil {
 		return err
 	}
+	failpoint.Here("swap: the new files seen, keys not linked")
 	return linkKeys(dir, content, owner)
 }
 
@@ -86,9 +91,11 @@ func removeGenerations(dir, keep string) error {
 	}
 	for _, e := range entries {
 		if name := e.Name(); strings.HasPrefix(name, "..") && name != keep && name != dataLink {
+			failpoint.Here("swap: an old generation there")
 			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				return err
 			}
+			failpoint.Here("swap: an old generation gone")
 		}
 	}
 	return nil
@@ -97,13 +104,17 @@ func removeGenerations(dir, keep string) error {
 // relink makes the link at path lead to target, at once.
 func relink(target, path string, owner int) error {
 	tmp := filepath.Join(filepath.Dir(path), dataLink+"_tmp")
+	failpoint.Here("swap: no link beside")
 	if err := os.Symlink(target, tmp); err != nil {
 		return err
 	}
 	if err := os.Lchown(tmp, owner, owner); err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	failpoint.Here("swap: a link beside")
+	err := os.Rename(tmp, path)
+	failpoint.Here("swap: a link in place")
+	return err
 }
 
 // linkKeys makes the keys of content, and no others, be seen in dir.
@@ -130,9 +141,11 @@ func linkKeys(dir string, content map[string][]byte, owner int) error {
 		if _, ok := content[name]; ok {
 			continue
 		}
+		failpoint.Here("swap: an old key there")
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			return err
 		}
+		failpoint.Here("swap: an old key gone")
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Teardown takes away what Setup made for a container: its mounts, its writable layer, its secrets. Volumes stay. It does
@@ -23,10 +24,16 @@ func (s *Store) Teardown(id runtime.ID) error {
 		return err
 	}
 	s.counted.Delete(id)
+	failpoint.Here("teardown: not begun")
 	if err := unmountBelow(s.Bundle(id)); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(s.Bundle(id)), os.RemoveAll(s.snapshot(id)))
+	failpoint.Here("teardown: unmounted")
+	err := os.RemoveAll(s.Bundle(id))
+	failpoint.Here("teardown: no bundle, the layer there")
+	err = errors.Join(err, os.RemoveAll(s.snapshot(id)))
+	failpoint.Here("teardown: done")
+	return err
 }
 
 // IDs returns every id that something of Setup is left of.
@@ -56,9 +63,11 @@ func (s *Store) Close() error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
+	failpoint.Here("memory: unmounted")
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("memory: gone")
 	return nil
 }
 
@@ -97,13 +106,18 @@ func unmountBelow(dir string) error {
 func unmount(path string) error {
 	deadline := time.Now().Add(time.Second)
 	for {
+		failpoint.Here("unmount: not yet")
 		err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 		switch {
-		case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+		case err == nil:
+			failpoint.Here("unmount: one mount less")
+			return nil
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 			return nil // gone, or not a mount any more
 		case !errors.Is(err, unix.EBUSY):
 			return err
 		case time.Now().After(deadline):
+			// no failpoint: the one before is that of the first try
 			return unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
 		time.Sleep(time.Millisecond)

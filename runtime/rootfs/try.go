@@ -23,6 +23,7 @@ func TryMapped(dir, runDir string) error {
 	return try(dir, ids)
 }
 
+// try is a trial of doctor's. no failpoint: inScratch sees to what is left.
 func try(dir string, ids *mapper) error {
 	return inScratch(dir, func(tmp string) error {
 		layer, target := filepath.Join(tmp, "layer"), filepath.Join(tmp, "target")
@@ -38,7 +39,8 @@ func try(dir string, ids *mapper) error {
 	})
 }
 
-// inScratch calls fn with a temporary directory below dir, and takes away what fn made and mounted there.
+// inScratch calls fn with a temporary directory below dir, and takes away what fn made and mounted there. no failpoint: a
+// trial is cut short only by whoever looks at doctor's answer.
 func inScratch(dir string, fn func(tmp string) error) (err error) {
 	tmp, err := os.MkdirTemp(dir, ".try-")
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"reconciler/runtime"
 	"reconciler/runtime/atomicfile"
+	"reconciler/runtime/failpoint"
 )
 
 // Volume is a named directory that outlives its containers.
@@ -122,13 +123,16 @@ func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
 			Hint: "remove the container from the repository first",
 		}
 	}
+	failpoint.Here("remove volume: not begun")
 	// It is moved away first: what is left of a removal that was cut short is no volume, and is
 	// swept.
 	if err := s.discard(dir); err != nil {
 		return &runtime.Error{Op: op, Err: err}
 	}
+	failpoint.Here("remove volume: its content gone")
 	// The namespace's directory goes with its last volume.
 	_, _ = os.Remove(filepath.Dir(dir)), os.Remove(s.removingVolumes())
+	failpoint.Here("remove volume: done")
 	return nil
 }
 
@@ -139,21 +143,29 @@ func (s *Store) discard(dir string) error {
 	if err := os.MkdirAll(s.removingVolumes(), 0o700); err != nil {
 		return err
 	}
+	failpoint.Here("remove volume: no place for it")
 	trash, err := os.MkdirTemp(s.removingVolumes(), "")
 	if err != nil {
 		return err
 	}
+	failpoint.Here("remove volume: a place for it")
 	if err = os.Rename(dir, filepath.Join(trash, "volume")); err != nil {
 		return err
 	}
-	return os.RemoveAll(trash)
+	failpoint.Here("remove volume: moved away")
+	err = os.RemoveAll(trash)
+	failpoint.Here("remove volume: gone")
+	return err
 }
 
 // SweepVolumes goes on with removals that were cut short. What lacks a record only is not touched: it may be data.
 func (s *Store) SweepVolumes() error {
 	s.volumes.Lock()
 	defer s.volumes.Unlock()
-	return os.RemoveAll(s.removingVolumes())
+	failpoint.Here("sweep: volumes moved away there")
+	err := os.RemoveAll(s.removingVolumes())
+	failpoint.Here("sweep: volumes moved away gone")
+	return err
 }
 
 func readVolume(dir string) (volumeRecord, bool, error) {
@@ -253,7 +265,7 @@ func (s *Store) attachVolume(ctx context.Context, p place, m runtime.Mount) (sou
 		if err := errors.Join(mayMount(rec, owner, v, p.req.Users), mayResize(dir, rec, owner.Namespace, v)); err != nil {
 			return "", err
 		}
-	} else if err := os.RemoveAll(dir); err != nil { // of a removal that was cut short
+	} else if err := os.RemoveAll(dir); err != nil { // of a removal that was cut short; no failpoint: it is cut short again
 		return "", &runtime.Error{Op: op, Err: err}
 	}
 	want := volumeRecord{Version: volumeVersion, Shared: v.Shared, Size: rec.Size, CreatedAt: rec.CreatedAt}
@@ -264,10 +276,12 @@ func (s *Store) attachVolume(ctx context.Context, p place, m runtime.Mount) (sou
 		want.Size, want.CreatedAt = v.Size, time.Now().UTC()
 	}
 	if !ok || want != rec {
+		failpoint.Here("volume: not recorded")
 		if err := writeVolume(dir, want); err != nil {
 			return "", &runtime.Error{Op: op, Err: err}
 		}
 	}
+	failpoint.Here("volume: recorded")
 	data := filepath.Join(dir, "data")
 	if v.Size > 0 {
 		disk := p.dir(p.root.Bundle, "disks")
@@ -279,18 +293,22 @@ func (s *Store) attachVolume(ctx context.Context, p place, m runtime.Mount) (sou
 		data = filepath.Join(disk, "data")
 	}
 	if _, err := os.Lstat(data); err != nil {
+		failpoint.Here("volume: without content")
 		err = s.imageFiles(p, func(root string) error { return fillVolume(root, m.Path, data) })
 		if err != nil {
 			return "", &runtime.Error{Op: op, Err: err}
 		}
 	}
+	failpoint.Here("volume: with content")
 	if p.ids == nil && v.Size == 0 {
 		return data, nil
 	}
 	stage := p.dir(p.root.Bundle, "volumes")
+	failpoint.Here("volume: not attached")
 	if err := p.ids.attach(data, stage); err != nil {
 		return "", &runtime.Error{Op: op, Err: err}
 	}
+	failpoint.Here("volume: attached")
 	return stage, nil
 }
 
@@ -301,6 +319,7 @@ func (s *Store) imageFiles(p place, fn func(root string) error) (err error) {
 		return fn(p.root.Path)
 	}
 	target, snapshot := filepath.Join(p.root.Bundle, "image"), filepath.Join(s.snapshot(p.id), "image")
+	failpoint.Here("volume: the image not in sight")
 	if err = errors.Join(os.MkdirAll(target, 0o700), os.MkdirAll(snapshot, 0o700)); err != nil {
 		return err
 	}
@@ -308,6 +327,7 @@ func (s *Store) imageFiles(p place, fn func(root string) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unmount(target), os.RemoveAll(snapshot)) }()
+	failpoint.Here("volume: the image in sight")
 	return fn(target)
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // reapTimeout is how long to wait for a process that was killed, or for whoever collects it.
@@ -35,7 +36,9 @@ func (s *server) adopt(ctx context.Context, given map[runtime.ID]belongings) err
 		if err := readJSON(filepath.Join(dir, recordFile), &rec); err != nil {
 			s.log.Error("cannot read record of container", "container", e.Name(), "err", err)
 			if errors.Is(err, fs.ErrNotExist) {
+				failpoint.Here("adopt: a run directory without a record")
 				_ = os.RemoveAll(dir) // nothing was made before the record
+				failpoint.Here("adopt: it is gone")
 			}
 			continue
 		}
@@ -71,6 +74,7 @@ func (s *server) adoptOne(ctx context.Context, c *container, own belongings) {
 	}
 	s.containers[c.id] = c
 	if c.identify(own) {
+		failpoint.Here("adopt: found")
 		if err := c.takeOutput(own); err != nil {
 			c.warn("output is being lost: " + err.Error())
 		}
@@ -79,6 +83,7 @@ func (s *server) adoptOne(ctx context.Context, c *container, own belongings) {
 			c.killTime = time.Now().Add(left)
 			c.armLocked(left)
 		}
+		failpoint.Here("adopt: its output is kept")
 		s.log.Info("container adopted", "container", c.id, "pid", c.rec.Pid)
 		s.watching.Go(c.watch)
 		return
@@ -108,7 +113,9 @@ func waitsToStart(lc *libcontainer.Container) bool {
 // abandon removes a container whose start was not finished; its caller was told nothing.
 func (s *server) abandon(ctx context.Context, c *container) {
 	s.clear(ctx, c.id)
+	failpoint.Here("abandon: cleared")
 	_ = os.RemoveAll(c.dir)
+	failpoint.Here("abandon: done")
 	s.log.Warn("an unfinished start was undone", "container", c.id)
 }
 
@@ -126,9 +133,11 @@ func (s *server) clear(ctx context.Context, id runtime.ID) {
 	} else if !errors.Is(err, libcontainer.ErrNotExist) {
 		s.log.Error("cannot load container", "container", id, "err", err)
 	}
+	failpoint.Here("clear: libcontainer's state there")
 	if err := errors.Join(os.RemoveAll(filepath.Join(s.lcRoot, string(id))), removeCgroups(s.cfg.Instance, string(id))); err != nil {
 		s.log.Error("cannot remove what is left of a container", "container", id, "err", err)
 	}
+	failpoint.Here("clear: done")
 }
 
 // endProcess kills a process that is not our child and waits for its end, if it is still the one that was meant.
@@ -143,9 +152,11 @@ func (s *server) endProcess(ctx context.Context, pid int, startTime uint64) {
 	}
 	wait, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
+	failpoint.Here("clear: process 1 there")
 	if err := errors.Join(signalPidfd(pidfd, unix.SIGKILL), waitPidfd(wait, pidfd)); err != nil {
 		s.log.Error("cannot end process", "pid", pid, "err", err)
 	}
+	failpoint.Here("clear: process 1 ended")
 }
 
 // identify gets a pidfd of process 1: the one that was kept, with which the exit of one that has ended can be told, or a
@@ -189,12 +200,14 @@ func (s *server) lost(c *container) {
 			c.warn("its exit could not be recorded: " + err.Error())
 		}
 	}
+	failpoint.Here("lost: recorded")
 	// What the container wrote and nobody moved is gone with the last who held its pipes; what was moved is recorded.
 	log, err := openLog(dir, c.rec.Request.Logs, nil)
 	if err != nil {
 		s.log.Warn("cannot repair kept output", "container", c.id, "err", err)
 	}
 	log.close()
+	failpoint.Here("lost: its output repaired")
 	c.destroy()
 	c.lc, c.exit = nil, &e
 	close(c.exited)

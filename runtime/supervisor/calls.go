@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 func opError(op string, id runtime.ID, err error) error {
@@ -67,7 +68,9 @@ func (s *server) start(ctx context.Context, req StartRequest, configure func(pid
 			defer old.op.Unlock()
 			return old.started(), nil
 		}
+		failpoint.Here("launch: the ended one there")
 		err := os.RemoveAll(old.dir)
+		failpoint.Here("launch: the ended one gone")
 		if err == nil {
 			s.mu.Lock()
 			s.containers[req.ID] = c
@@ -168,7 +171,10 @@ func (s *server) delete(ctx context.Context, id runtime.ID) error {
 	if c == nil {
 		if checkID(id) == nil {
 			s.clear(ctx, id)
-			return os.RemoveAll(filepath.Join(s.dir, string(id)))
+			failpoint.Here("delete: an unknown one cleared")
+			err := os.RemoveAll(filepath.Join(s.dir, string(id)))
+			failpoint.Here("delete: an unknown one gone")
+			return err
 		}
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fscommon"
+
+	"reconciler/runtime/failpoint"
 )
 
 // cgroupRoots returns where every cgroup hierarchy of this server is mounted: one for v2, several for v1 and hybrid.
@@ -51,7 +53,9 @@ func removeCgroups(instance, id string) error {
 	}
 	var errs []error
 	for _, root := range roots {
+		failpoint.Here("clear: a cgroup there")
 		errs = append(errs, cgroups.RemovePath(containerCgroup(root, instance, id)))
+		failpoint.Here("clear: a cgroup gone")
 	}
 	return errors.Join(errs...)
 }
@@ -66,13 +70,16 @@ func enterOwnCgroup(instance string) error {
 	var errs []error
 	for _, root := range roots {
 		dir := ownCgroup(root, instance)
+		failpoint.Here("own cgroup: none")
 		if err := makeCgroup(dir); err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		failpoint.Here("own cgroup: made")
 		if err := inheritCpuset(root, dir); err != nil {
 			errs = append(errs, err)
 		}
+		failpoint.Here("own cgroup: not joined")
 		errs = append(errs, joinCgroup(dir))
 	}
 	return errors.Join(errs...)
@@ -181,14 +188,17 @@ func leaveOwnCgroup(instance string) {
 		if _, err := os.Stat(dir); err != nil {
 			continue
 		}
+		failpoint.Here("own cgroup: not left")
 		if err := joinCgroup(root); err != nil {
 			continue
 		}
+		failpoint.Here("own cgroup: left")
 		for range 3 { // supervisor, instance, reconciler: each only if it is empty
 			if os.Remove(dir) != nil {
 				break
 			}
 			dir = filepath.Dir(dir)
 		}
+		failpoint.Here("own cgroup: gone")
 	}
 }

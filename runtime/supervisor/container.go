@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // container is one container that was started and not deleted. Two locks: op is held by whoever changes what it is
@@ -130,13 +131,16 @@ func (c *container) finish() {
 	c.srv.records.RLock() // once it is collected, nobody else can know
 	defer c.srv.records.RUnlock()
 	finished, boot := time.Now(), bootTime()
+	failpoint.Here("exit: not collected")
 	code, sig, reason := c.collect()
+	failpoint.Here("exit: collected")
 	if c.lc != nil && !c.ownPids() {
 		_ = c.lc.Signal(unix.SIGKILL) // what process 1 left behind in its cgroup
 	}
 	if c.out != nil {
 		c.out.stop()
 	}
+	failpoint.Here("exit: its output is kept")
 	oom := c.cgroupOOMKills()
 	c.mu.Lock()
 	if c.timer != nil {
@@ -157,6 +161,7 @@ func (c *container) finish() {
 	if err := writeJSON(filepath.Join(c.rec.Request.LogDir, exitFile), e); err != nil {
 		c.warn("its exit could not be recorded: " + err.Error())
 	}
+	failpoint.Here("exit: recorded")
 	c.destroy()
 	c.srv.boundOwnLog() // before the exit is seen, so that it is never behind
 	c.mu.Lock()
@@ -166,8 +171,10 @@ func (c *container) finish() {
 	_ = c.pidfd.Close()
 	c.srv.letGo(run)
 	for _, s := range []Stream{Stdout, Stderr} {
+		failpoint.Here("exit: a pipe there")
 		_ = os.Remove(filepath.Join(c.dir, string(s)))
 	}
+	failpoint.Here("exit: not told of")
 	close(c.exited)
 	c.srv.publish(runtime.Event{Type: runtime.EventExited, ID: c.id, Time: finished})
 	c.srv.log.Info("container exited", "container", c.id, "code", e.codeText(), "oom", e.OOMKilled)
@@ -240,7 +247,10 @@ func (c *container) stop(signal string, grace time.Duration) error {
 		c.armLocked(grace)
 	}
 	c.saveStop()
-	return signalPidfd(c.pidfd, sig)
+	failpoint.Here("supervisor stop: recorded, not signalled")
+	err = signalPidfd(c.pidfd, sig)
+	failpoint.Here("supervisor stop: signalled")
+	return err
 }
 
 // end kills the container because somebody asked for it.
@@ -282,8 +292,10 @@ func (c *container) kill() error {
 		return nil
 	}
 	c.killed = true
+	failpoint.Here("kill: not begun")
 	err := signalPidfd(c.pidfd, unix.SIGKILL)
 	c.mu.Unlock()
+	failpoint.Here("kill: process 1 killed")
 	// With process 1 of a pid namespace the kernel kills all others in it. Without one, libcontainer kills all of the
 	// cgroup; and a frozen process dies only when it is thawed, which libcontainer does too. Where there is nothing left
 	// to do it says that the container does not run.
@@ -304,7 +316,7 @@ func (c *container) signal(name string) error {
 	if c.exit != nil {
 		return ErrExited
 	}
-	return signalPidfd(c.pidfd, sig)
+	return signalPidfd(c.pidfd, sig) // no failpoint: nothing of ours changes
 }
 
 // update changes limits of what runs.
@@ -337,6 +349,7 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	}
 	cg.Resources = &res
 	config.Cgroups = &cg
+	failpoint.Here("limits: not changed")
 	if err := lc.Set(config); err != nil {
 		if errors.Is(err, libcontainer.ErrNotRunning) {
 			return nil
@@ -345,6 +358,7 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	failpoint.Here("limits: changed, not recorded")
 	return c.save()
 }
 
@@ -362,5 +376,8 @@ func (c *container) remove(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	return os.RemoveAll(c.dir)
+	failpoint.Here("delete: ended")
+	err := os.RemoveAll(c.dir)
+	failpoint.Here("delete: done")
+	return err
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -50,6 +51,7 @@ func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
 		if c, err = Dial(ctx, cfg); err == nil || !errors.Is(err, ErrNotRunning) {
 			return c, err
 		}
+		failpoint.Here("ensure: no supervisor")
 		err = spawn(ctx, cfg, self)
 		// One that ends, or whose caller died while it began, has the directory and does not listen.
 		if !errors.Is(err, ErrAlreadyRunning) || time.Since(began) > otherPatience {
@@ -65,6 +67,7 @@ func Ensure(ctx context.Context, cfg Config, self []string) (*Client, error) {
 			Op: "start the supervisor", Err: err, Hint: "see " + filepath.Join(cfg.StateDir, logFile),
 		}
 	}
+	failpoint.Here("ensure: a supervisor")
 	return Dial(ctx, cfg)
 }
 

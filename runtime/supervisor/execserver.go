@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // hangupGrace is how long a command whose caller is gone has to end by itself.
@@ -180,7 +181,9 @@ func lendPipes(config *configs.Config, proc *libcontainer.Process, files []*os.F
 func (s *server) startIn(c *container, lc *libcontainer.Container, proc *libcontainer.Process) error {
 	s.starts <- struct{}{}
 	defer func() { <-s.starts }()
+	failpoint.Here("exec: no process yet")
 	err := startProcess(lc, proc)
+	failpoint.Here("exec: a process")
 	if err != nil && (!c.running() || ending(c.state().Pid)) {
 		return ErrExited
 	}

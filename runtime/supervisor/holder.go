@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -153,6 +154,7 @@ func (h *Holder) hear(ctx context.Context, g *giver) error {
 			h.drop(m.Run)
 		default:
 			h.keep(held{run: m.Run, fds: fds})
+			failpoint.Here("hold: one run more")
 			if seen != nil {
 				seen[m.Run.ID] = true
 			}
@@ -207,9 +209,11 @@ func (g *giver) listen() error {
 		g.close() // the run directory was cleared meanwhile
 	}
 	// One that was killed left it. Should another live, which cannot be, it only is not asked any more.
+	failpoint.Here("hold: a dead one's socket there")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	failpoint.Here("hold: no socket")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return err
@@ -222,6 +226,7 @@ func (g *giver) listen() error {
 		_ = l.Close()
 		return err
 	}
+	failpoint.Here("hold: a socket")
 	g.l = l
 	g.calls.Go(func() {
 		for {
@@ -245,7 +250,9 @@ func (g *giver) close() {
 	}
 	path := holderPath(g.holder.cfg)
 	if at, err := os.Lstat(path); err == nil && os.SameFile(at, g.file) {
+		failpoint.Here("hold: the socket there")
 		_ = os.Remove(path)
+		failpoint.Here("hold: the socket gone")
 	}
 	_ = g.l.Close()
 	g.l = nil

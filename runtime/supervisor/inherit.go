@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // What a detached supervisor must not take from whoever happened to start it: it outlives them, and passes on to every
@@ -17,7 +19,7 @@ import (
 
 // ownEnviron is what of the caller's environment a supervisor gets: credentials in the rest would live as long as it.
 func ownEnviron(environ []string) []string {
-	names := []string{"PATH", "HOME", "TZ", "LANG", "TMPDIR"}
+	names := []string{"PATH", "HOME", "TZ", "LANG", "TMPDIR", failpoint.Variable}
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		return !slices.Contains(names, name) && !strings.HasPrefix(name, "GO") && !strings.HasPrefix(name, "RECONCILER_LOG_")

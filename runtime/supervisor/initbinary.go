@@ -22,6 +22,7 @@ import (
 	"unsafe"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -45,18 +46,22 @@ func InitBinary(runDir string) (string, error) {
 	if have, rerr := os.ReadFile(path); rerr == nil && bytes.Equal(have, image) {
 		return path, nil
 	}
+	failpoint.Here("init: none")
 	f, err := os.CreateTemp(runDir, ".init.*")
 	if err != nil {
 		return "", &runtime.Error{Op: op, Err: err}
 	}
+	failpoint.Here("init: empty")
 	_, err = f.Write(image)
 	if err = errors.Join(err, f.Chmod(0o555), f.Close()); err == nil {
+		failpoint.Here("init: whole beside")
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 		return "", &runtime.Error{Op: op, Err: err}
 	}
+	failpoint.Here("init: there")
 	return path, nil
 }
 

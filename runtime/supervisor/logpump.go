@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/failpoint"
 )
 
 // maxLastWords bounds what is drained after a container's end, in case somebody outside of it goes on writing. It is
@@ -25,15 +27,18 @@ type pumps struct {
 func makeFIFOs(dir string, uid, gid int) error {
 	for _, s := range []Stream{Stdout, Stderr} {
 		path := filepath.Join(dir, string(s))
+		failpoint.Here("output: no pipe")
 		if err := unix.Mkfifo(path, 0o600); err != nil {
 			return &os.PathError{Op: "mkfifo", Path: path, Err: err}
 		}
+		failpoint.Here("output: a pipe of root's")
 		if err := os.Chown(path, uid, gid); err != nil {
 			return err
 		}
 		if err := os.Chmod(path, 0o622); err != nil { // past the umask
 			return err
 		}
+		failpoint.Here("output: a pipe")
 	}
 	return nil
 }
@@ -105,6 +110,7 @@ func (p *pumps) drain() {
 // stop drains, ends the pumps and closes the log.
 func (p *pumps) stop() {
 	p.drain()
+	failpoint.Here("output: drained")
 	p.log.close() // ends a pump that a flood keeps busy
 	closeFiles(p.fifos[:]...)
 	p.done.Wait()

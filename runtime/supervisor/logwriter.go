@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // Bounds of kept output where the caller gives none, and the smallest that make sense.
@@ -112,9 +113,11 @@ func (w *logWriter) repair(seg uint64) error {
 		return err
 	}
 	w.pending, w.idxLen = w.pending[:0], int64(len(recs))*recordSize
+	failpoint.Here("log: not repaired")
 	if err := unix.Ftruncate(w.index, w.idxLen); err != nil {
 		return fmt.Errorf("cut torn index: %w", err)
 	}
+	failpoint.Here("log: a torn index cut")
 	if len(recs) == 0 {
 		w.fail(w.record(w.header()))
 	}
@@ -188,12 +191,15 @@ func (w *logWriter) openFiles(seg uint64, flags int) error {
 
 // openSegment begins segment seg with a header and deletes what is too old.
 func (w *logWriter) openSegment(seg uint64) error {
+	failpoint.Here("log: a segment not begun")
 	if err := w.openFiles(seg, unix.O_TRUNC); err != nil {
 		return err
 	}
+	failpoint.Here("log: a segment without a header")
 	w.rawLen, w.runAt, w.idxLen = [2]int64{}, [2]int64{}, 0
 	w.pending = w.pending[:0] // of the segment before, whose reader finds the bytes without
 	w.fail(w.record(w.header()))
+	failpoint.Here("log: too many segments")
 	w.prune()
 	return nil
 }
@@ -219,7 +225,9 @@ func (w *logWriter) prune() {
 		}
 		for _, s := range segs {
 			if s+uint64(w.files) <= w.seg {
+				failpoint.Here("log: an old file there")
 				_ = os.Remove(segmentPath(w.dir, what, s)) // what stays is tried again at the next rotation
+				failpoint.Here("log: an old file gone")
 			}
 		}
 	}
@@ -292,6 +300,7 @@ func (w *logWriter) take(stream byte, fd int) (int, error) {
 		}
 	}
 	off := w.rawLen[stream]
+	failpoint.Here("log: output in the pipe")
 	n, err := unix.Splice(fd, nil, w.raw[stream], &off, int(min(room, maxSplice)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
@@ -313,13 +322,16 @@ func (w *logWriter) take(stream byte, fd int) (int, error) {
 		kind: kindChunk, stream: stream, length: uint32(n), time: now,
 		offset: uint64(w.rawLen[stream]), start: w.start,
 	}
+	failpoint.Here("log: output moved, not in the index")
 	w.rawLen[stream] += n
 	w.fail(w.record(r))
+	failpoint.Here("log: output in the index")
 	return int(n), nil
 }
 
 func (w *logWriter) drop(stream byte, fd int, cause error) (int, error) {
 	w.fail(cause)
+	// no failpoint: what is dropped is lost to whoever comes next too
 	n, err := unix.Splice(fd, nil, w.null, nil, maxSplice, unix.SPLICE_F_NONBLOCK)
 	if err != nil {
 		if errors.Is(err, unix.EINTR) {

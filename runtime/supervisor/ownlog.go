@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -32,12 +34,15 @@ func (s *server) boundOwnLog() {
 	if at, err := os.Stat(path); err != nil || !os.SameFile(st, at) {
 		return // somebody gave us another file
 	}
+	failpoint.Here("own log: full")
 	if err := copyFile(path, path+".1"); err != nil {
 		s.log.Warn("cannot keep the full log", "err", err)
 	}
+	failpoint.Here("own log: copied")
 	if err := os.Stderr.Truncate(0); err != nil {
 		s.log.Warn("cannot begin the log anew", "err", err)
 	}
+	failpoint.Here("own log: begun anew")
 }
 
 func copyFile(from, to string) error {
@@ -46,16 +51,19 @@ func copyFile(from, to string) error {
 		return err
 	}
 	defer func() { _ = in.Close() }()
+	failpoint.Here("own log: no copy")
 	out, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*")
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(out, in)
 	if err = errors.Join(err, out.Close()); err == nil {
+		failpoint.Here("own log: a copy beside")
 		err = os.Rename(out.Name(), to)
 	}
 	if err != nil {
 		_ = os.Remove(out.Name())
 	}
+	failpoint.Here("own log: a copy in place")
 	return err
 }

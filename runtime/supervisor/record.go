@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -36,17 +38,21 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("supervisor: a file not written")
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
+	failpoint.Here("supervisor: an empty temporary file")
 	_, err = f.Write(append(data, '\n'))
 	if err = errors.Join(err, f.Close()); err == nil {
+		failpoint.Here("supervisor: a whole temporary file")
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
+	failpoint.Here("supervisor: a file in place")
 	return err
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 const (
@@ -105,13 +106,16 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	ctx, s.end = context.WithCancel(ctx)
 	defer s.end()
 	s.ended = ctx.Done()
+	failpoint.Here("supervisor: nothing adopted")
 	if err = s.takeOver(ctx, handed); err != nil {
 		return err
 	}
+	failpoint.Here("supervisor: answers, does not say so")
 	s.log.Info("supervisor is ready", "pid", os.Getpid(), "containers", len(s.containers))
 	if ready != nil {
 		ready.ok()
 	}
+	failpoint.Here("supervisor: ready")
 	if handed != nil {
 		for _, w := range handed.Waits {
 			s.calls.Go(func() { s.goOn(ctx, w) })
@@ -136,6 +140,7 @@ func (s *server) takeOver(ctx context.Context, handed *handover) (err error) {
 	if err = s.adopt(ctx, s.askHolder(ctx)); err != nil {
 		return err
 	}
+	failpoint.Here("supervisor: adopted, does not answer")
 	s.listener, err = s.listen()
 	return err
 }
@@ -205,14 +210,17 @@ func lockDir(dir string, how int) (*os.File, error) {
 
 func (s *server) listen() (*net.UnixListener, error) {
 	path := socketPath(s.cfg)
+	failpoint.Here("supervisor: the socket of a dead one there")
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of a dead one: we hold the lock
 		return nil, err
 	}
 	// Others may pass through the directory: until the mode is right, the umask and peerCred keep them out.
+	failpoint.Here("supervisor: no socket")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	failpoint.Here("supervisor: a socket")
 	if err := os.Chmod(path, 0o600); err != nil {
 		_ = l.Close()
 		return nil, err
@@ -268,9 +276,11 @@ func (s *server) release() {
 	s.watching.Wait() // an exit that is being recorded is recorded
 	s.mu.Lock()
 	if len(s.containers) == 0 {
+		failpoint.Here("supervisor: released")
 		_ = os.Remove(s.dir) // both only if empty
 		_ = os.Remove(s.lcRoot)
 	}
+	failpoint.Here("supervisor: about to end")
 }
 
 // pause waits until an upgrade has failed.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // loadSpec reads and checks a bundle's config.json and takes out what this server cannot do.
@@ -57,6 +58,7 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 	c.mu.Lock()
 	c.rec.Warnings = warnings
 	c.mu.Unlock()
+	failpoint.Here("launch: nothing made")
 	if err = os.Mkdir(c.dir, 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
@@ -65,10 +67,12 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 			c.undo()
 		}
 	}()
+	failpoint.Here("launch: a run directory without a record")
 	// Before anything is made, so that the next supervisor finds and removes it if this one dies now.
 	if err = c.save(); err != nil {
 		return err
 	}
+	failpoint.Here("launch: a record")
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: string(req.ID), Spec: spec})
 	if err != nil {
 		return err
@@ -79,10 +83,12 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 	if c.lc, err = libcontainer.Create(c.srv.lcRoot, string(req.ID), config); err != nil {
 		return err
 	}
+	failpoint.Here("launch: a container of libcontainer")
 	c.config = *config
 	if err := c.openOutput(config, spec); err != nil {
 		return err
 	}
+	failpoint.Here("launch: its output is kept")
 	return c.spawn(spec, configure)
 }
 
@@ -143,6 +149,7 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	defer closeFiles(ends[:]...)
 	proc.Stdin, proc.Stdout, proc.Stderr = null, ends[0], ends[1]
 	var awake *os.File
+	failpoint.Here("launch: no process yet")
 	if c.srv.usesInit(spec) {
 		var theirs *os.File
 		if awake, theirs, err = os.Pipe(); err != nil {
@@ -158,6 +165,7 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	if err != nil {
 		return err
 	}
+	failpoint.Here("launch: process 1 waits")
 	c.proc = proc
 	pid, err := proc.Pid()
 	if err != nil {
@@ -173,6 +181,7 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	if err = c.srv.preflight(pid, spec.Process); err != nil {
 		return err
 	}
+	failpoint.Here("launch: process 1 is known")
 	if configure != nil {
 		<-c.srv.starts // it only waits meanwhile, and others need not
 		err = configure(pid)
@@ -181,9 +190,11 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 			return err
 		}
 	}
+	failpoint.Here("launch: its network is there")
 	if err = c.out.log.beginRun(); err != nil {
 		return err
 	}
+	failpoint.Here("launch: its run is begun")
 	c.mu.Lock()
 	c.rec.Pid, c.rec.StartTime = pid, ticks
 	c.rec.StartedAt, c.rec.StartBoot = time.Now(), bootTime()
@@ -191,7 +202,9 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	if err = c.save(); err != nil {
 		return err
 	}
+	failpoint.Here("launch: process 1 recorded")
 	c.srv.lendAll(c) // before it can do anything that could get lost
+	failpoint.Here("launch: lent")
 	setup, err := executableOf(pid)
 	if err == nil {
 		err = c.lc.Exec()
@@ -199,7 +212,9 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 	if err != nil {
 		return fmt.Errorf("process 1 ended before it could execute the command: %w", err)
 	}
+	failpoint.Here("launch: the command begins")
 	awaitExec(pid, setup)
+	failpoint.Here("launch: the command runs")
 	if awake != nil {
 		// Until the init has blocked them, the kernel drops the signals of a process 1 that has no handlers, and a stop
 		// right after the start would wait for its whole grace. It closes the pipe then, or in its death.
@@ -233,9 +248,11 @@ func (c *container) undo() {
 	if c.out != nil {
 		c.out.stop()
 	}
+	failpoint.Here("launch: undone, the run directory there")
 	if err := os.RemoveAll(c.dir); err != nil {
 		c.srv.log.Error("cannot remove run directory", "container", c.id, "err", err)
 	}
+	failpoint.Here("launch: undone")
 }
 
 // destroy removes libcontainer's state and the cgroup of a container without living process 1.
@@ -249,10 +266,12 @@ func (c *container) destroy() {
 	if fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
 		_ = unix.Close(fd)
 	}
+	failpoint.Here("destroy: not begun")
 	if err := c.lc.Destroy(); err != nil {
 		c.srv.log.Error("cannot remove container", "container", c.id, "err", err)
 		c.warn("its cgroup or state could not be removed: " + err.Error())
 	}
+	failpoint.Here("destroy: done")
 }
 
 // cgroupOOMKills reads how many processes of the container the kernel killed for memory. The cgroup must be there still.

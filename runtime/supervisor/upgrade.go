@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/failpoint"
 )
 
 // upgradePatience is how long an upgrade waits for calls under way: a start may wait for its network, a deletion for the
@@ -189,6 +190,7 @@ func (s *server) answered(w *waiting) {
 
 // become executes the file binary in place of this program.
 func (s *server) become(binary *os.File, args []string) error {
+	failpoint.Here("upgrade: at rest")
 	h, fds, err := s.handOver()
 	defer func() { closeFDs(fds...) }()
 	if err != nil {
@@ -206,5 +208,7 @@ func (s *server) become(binary *os.File, args []string) error {
 		}
 	}
 	env := append(os.Environ(), handoverEnv+"="+strconv.Itoa(state))
+	failpoint.Here("upgrade: handed over")
+	// no failpoint: who comes next passes those of its start
 	return &os.PathError{Op: "execute", Path: binary.Name(), Err: unix.Exec("/proc/self/fd/"+strconv.Itoa(int(binary.Fd())), args, env)}
 }

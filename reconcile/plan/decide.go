@@ -83,8 +83,9 @@ func (c *computation) replace(w *work, reason string, changes []manifest.Change)
 	if c.unschedulable(w, "is not replaced") || c.refused(w) || c.gated(w) {
 		return
 	}
-	if c.isDown(w) {
-		return // what ran before comes first, however long it takes to get the new one ready
+	// What ran before comes first, however long it takes to get the new one ready, but for the moment between the two.
+	if f, busy := c.in.InFlight[w.name]; (!busy || f.Digest != w.want.Digest) && c.isDown(w) {
+		return
 	}
 	spec, ok := c.spec(w)
 	if !ok {

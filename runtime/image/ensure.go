@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,13 @@ func (s *Store) ensure(ctx context.Context, r Request) (Image, error) {
 	return s.pulls.do(ctx, key, r.progressFunc("pull "+r.Ref), func(ctx context.Context, progress func(int64, int64)) (Image, error) {
 		return s.pull(ctx, r, want, progress)
 	})
+}
+
+// Restore is Find for an image that is needed now: what of it is not unpacked, or may be torn since a reboot, is unpacked
+// anew from what is in the store. Nothing is downloaded. Nil is the store's platform.
+func (s *Store) Restore(ctx context.Context, ref, digest string, platform *runtime.Platform) (Image, bool, error) {
+	img, ok, err := s.present(ctx, Request{Ref: ref, Digest: digest}, s.platform(platform))
+	return img, ok, s.failure("unpack image "+cmp.Or(ref, digest), runtime.Name{}, err)
 }
 
 // present returns an image that is in the store, after unpacking what of it is not. It reports false where something

@@ -31,7 +31,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 		return "", failure(op, "", spec.Name, err)
 	}
 	r.sweep(ctx)
-	img, err := r.prepared(spec)
+	img, err := r.prepared(ctx, spec)
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}

@@ -127,7 +127,7 @@ func captureKey(spec runtime.Spec) (string, error) {
 }
 
 // prepared finds the image of a spec that was prepared, in the store alone.
-func (r *Runtime) prepared(spec runtime.Spec) (image.Image, error) {
+func (r *Runtime) prepared(ctx context.Context, spec runtime.Spec) (image.Image, error) {
 	var ref, digest string
 	if spec.Image != nil {
 		ref, digest = spec.Image.Ref, spec.Image.Digest
@@ -138,20 +138,20 @@ func (r *Runtime) prepared(spec runtime.Spec) (image.Image, error) {
 		}
 		ref = "capture:" + key
 	}
-	return r.stored(ref, digest)
+	return r.stored(ctx, ref, digest, spec.Platform)
 }
 
 // imageOf finds the image that a container was made from.
-func (r *Runtime) imageOf(e entry) (image.Image, error) {
+func (r *Runtime) imageOf(ctx context.Context, e entry) (image.Image, error) {
 	ref := ""
 	if e.Spec.Image != nil {
 		ref = e.Spec.Image.Ref
 	}
-	return r.stored(ref, e.ImageDigest)
+	return r.stored(ctx, ref, e.ImageDigest, e.Spec.Platform)
 }
 
-func (r *Runtime) stored(ref, digest string) (image.Image, error) {
-	img, ok, err := r.images.Find(ref, digest)
+func (r *Runtime) stored(ctx context.Context, ref, digest string, platform *runtime.Platform) (image.Image, error) {
+	img, ok, err := r.images.Restore(ctx, ref, digest, platform)
 	if err != nil {
 		return image.Image{}, err
 	}

@@ -159,7 +159,7 @@ func (r *Runtime) ExecStream(ctx context.Context, req supervisor.ExecRequest, st
 	if err != nil {
 		return 0, failure(op, req.ID, runtime.Name{}, err)
 	}
-	if req.User, err = r.numericUser(rec, req.User); err != nil {
+	if req.User, err = r.numericUser(ctx, rec, req.User); err != nil {
 		return 0, failure(op, req.ID, rec.Spec.Name, err)
 	}
 	client, err := supervisor.Dial(ctx, r.supervisorConfig())
@@ -174,11 +174,11 @@ func (r *Runtime) ExecStream(ctx context.Context, req supervisor.ExecRequest, st
 }
 
 // numericUser looks a user's name up in the container's image. Empty stays empty: the container's own.
-func (r *Runtime) numericUser(e entry, user string) (string, error) {
+func (r *Runtime) numericUser(ctx context.Context, e entry, user string) (string, error) {
 	if user == "" {
 		return "", nil
 	}
-	img, err := r.imageOf(e)
+	img, err := r.imageOf(ctx, e)
 	if err != nil {
 		return "", err
 	}

@@ -72,7 +72,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err = r.checkAppArmorProfile(e.Spec); err != nil { // it can have gone since, such as by a boot
 		return err
 	}
-	img, err := r.imageOf(*e)
+	img, err := r.imageOf(ctx, *e)
 	if err != nil {
 		return err
 	}

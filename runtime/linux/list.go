@@ -114,6 +114,7 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 		st.IPv6 = e.last.IPv6.String()
 	}
 	s, known := supervised[e.ID]
+	ended := false
 	switch {
 	case known:
 		st.StartedAt, st.Ran = s.StartedAt, s.Ran
@@ -126,13 +127,15 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 		}
 	case e.last.Starts > 0:
 		st.State, st.StartedAt = runtime.StateExited, e.last.StartedAt
-		exit, ended, err := supervisor.ReadExit(r.state.dir(e.ID))
+		exit, told, err := supervisor.ReadExit(r.state.dir(e.ID))
 		if errors.Is(err, supervisor.ErrDamaged) {
-			st.Warnings, ended, err = append(st.Warnings, err.Error()), false, nil
+			st.Warnings, told, err = append(st.Warnings, err.Error()), false, nil
 		}
 		if err != nil {
 			return runtime.Status{}, err
 		}
+		// While it runs again, the file tells of the run before.
+		ended = told && !exit.StartedAt.Before(e.last.StartedAt)
 		switch {
 		case ended && exit.StartedAt.Equal(e.last.StartedAt): // not the run before
 			st.StartedAt, st.FinishedAt, st.Ran, st.ExitCode = exit.StartedAt, exit.FinishedAt, exit.Ran, exit.Code
@@ -159,8 +162,9 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 		switch {
 		case e.last.Error != "":
 			st.Reason, st.Message = e.last.Reason, e.last.Error
-		case e.last.Starting && !known:
-			st.Reason, st.Message = runtime.ReasonStartFailed, "the start was cut short"
+		case e.last.Starting && !known && !ended:
+			// By whoever began it, not by itself: it has not failed, and is begun again whatever its restart policy is.
+			st.Reason, st.Message, st.Stopped = runtime.ReasonStartFailed, "the start was cut short", true
 		}
 	}
 	return e.removed(st), nil

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"reconciler/runtime"
@@ -38,12 +39,14 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	if err != nil {
 		return failure(op, id, e.Spec.Name, err)
 	}
-	for _, s := range states {
-		if s.ID == id && s.Running {
-			return nil
-		}
+	if i := slices.IndexFunc(states, func(s supervisor.State) bool { return s.ID == id }); i >= 0 && states[i].Running {
+		return failure(op, id, e.Spec.Name, r.noteStarted(e, states[i]))
 	}
-	if err := r.start(ctx, client, states, &e); err != nil {
+	err = r.start(ctx, client, states, &e)
+	if errors.Is(err, supervisor.ErrStarted) {
+		return failure(op, id, e.Spec.Name, r.takeStart(ctx, client, e))
+	}
+	if err != nil {
 		err = failure(op, id, e.Spec.Name, err)
 		if ctx.Err() != nil {
 			return errors.Join(err, r.state.writeRun(id, e.last)) // given up, not failed
@@ -59,10 +62,33 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	return nil
 }
 
+// takeStart records a start that a process had begun which is dead, and that has come to its end since.
+func (r *Runtime) takeStart(ctx context.Context, client *supervisor.Client, e entry) error {
+	states, err := client.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		if s.ID == e.ID {
+			return r.noteStarted(e, s)
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) noteStarted(e entry, s supervisor.State) error {
+	if !e.last.Starting {
+		return nil
+	}
+	now := e.last
+	now.Starting, now.Pid, now.StartTime, now.StartedAt = false, s.Pid, s.StartTime, s.StartedAt
+	return r.state.writeRun(e.ID, now)
+}
+
 // start starts e. The user ids that it leases for it are noted in e, also where it fails.
 func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states []supervisor.State, e *entry) (err error) {
 	failpoint.Here("start: the last run there")
-	if err = client.Delete(ctx, e.ID); err != nil { // what is left of the last run
+	if err = client.DeleteSeen(ctx, e.ID, e.last.StartedAt); err != nil { // what is left of the last run
 		return err
 	}
 	if err = r.endInit(ctx, client, *e); err != nil { // and of a start that was cut short

@@ -166,7 +166,8 @@ func (s *server) answerStop(ctx context.Context, w *waiting, c *container) {
 	s.answered(w)
 }
 
-func (s *server) delete(ctx context.Context, id runtime.ID) error {
+func (s *server) delete(ctx context.Context, b deleteBody) error {
+	id := b.ID
 	c := s.settled(id)
 	if c == nil {
 		if checkID(id) == nil {
@@ -177,6 +178,9 @@ func (s *server) delete(ctx context.Context, id runtime.ID) error {
 			return err
 		}
 		return nil
+	}
+	if !b.Seen.IsZero() && c.state().StartedAt.After(b.Seen) {
+		return opError("delete container", id, ErrStarted)
 	}
 	if err := c.remove(ctx); err != nil {
 		return opError("delete container", id, err)
@@ -216,7 +220,7 @@ func (s *server) shutdown(ctx context.Context, kill bool) error {
 	errs := make([]error, len(ids))
 	var wg sync.WaitGroup
 	for i, id := range ids {
-		wg.Go(func() { errs[i] = s.delete(ctx, id) })
+		wg.Go(func() { errs[i] = s.delete(ctx, deleteBody{ID: id}) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

@@ -135,7 +135,13 @@ func (c *Client) Signal(ctx context.Context, id runtime.ID, signal string) error
 // Delete forgets a container: its libcontainer state, cgroup and FIFOs go; what runs is killed. Output and exit.json
 // stay. Deleting what is not known does nothing.
 func (c *Client) Delete(ctx context.Context, id runtime.ID) error {
-	return c.call(ctx, opDelete, idBody{ID: id}, nil)
+	return c.call(ctx, opDelete, deleteBody{ID: id}, nil)
+}
+
+// DeleteSeen is Delete for a container that was not started after seen. One that was, by a call whose caller is dead, stays,
+// whether it still runs or not, and the error wraps ErrStarted.
+func (c *Client) DeleteSeen(ctx context.Context, id runtime.ID, seen time.Time) error {
+	return c.call(ctx, opDelete, deleteBody{ID: id, Seen: seen}, nil)
 }
 
 // Update changes the limits of a running container and the bounds of its kept output. On one that has exited it does

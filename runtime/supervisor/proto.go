@@ -70,8 +70,9 @@ type (
 		ID     runtime.ID `json:"id"`
 		Signal string     `json:"signal"`
 	}
-	idBody struct {
-		ID runtime.ID `json:"id"`
+	deleteBody struct {
+		ID   runtime.ID `json:"id"`
+		Seen time.Time  `json:"seen,omitzero"` // what was started after that stays
 	}
 	updateBody struct {
 		ID     runtime.ID        `json:"id"`
@@ -103,6 +104,7 @@ func sentinels() map[string]error {
 	return map[string]error{
 		"notFound": runtime.ErrNotFound,
 		"exited":   ErrExited,
+		"started":  ErrStarted,
 	}
 }
 

@@ -388,7 +388,7 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (a
 			return nil, opError("signal container", b.ID, c.signal(b.Signal))
 		})
 	case opDelete:
-		return handle(req.Body, func(b idBody) (any, error) { return nil, s.delete(ctx, b.ID) })
+		return handle(req.Body, func(b deleteBody) (any, error) { return nil, s.delete(ctx, b) })
 	case opUpdate:
 		return handle(req.Body, func(b updateBody) (any, error) {
 			c, err := s.get("update container", b.ID)

@@ -19,6 +19,9 @@ var ErrAlreadyRunning = errors.New("another supervisor uses this run directory")
 // ErrExited is wrapped by the error of a call that needs a running container where it is not.
 var ErrExited = errors.New("the container is not running")
 
+// ErrStarted is wrapped by the error of DeleteSeen where the container was started since it was seen.
+var ErrStarted = errors.New("the container was started meanwhile")
+
 // Config says where a supervisor keeps its things.
 type Config struct {
 	StateDir string // survives a reboot; its own log is below

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"reconciler/reconcile"
+	"reconciler/reconcile/api"
 	"reconciler/reconcile/journal"
 )
 
@@ -63,7 +64,9 @@ func (a *app) runDown(ctx context.Context, opts downOptions) error {
 		held, lockErr := journal.Lock(a.set.stateDir)
 		if lockErr == nil {
 			defer func() { _ = held.Close() }()
-		} else if !errors.Is(lockErr, fs.ErrNotExist) { // without a state directory there is nobody
+			lockErr = api.Clear(a.set.runDir)
+		}
+		if lockErr != nil && !errors.Is(lockErr, fs.ErrNotExist) { // without a state directory there is nobody
 			return withHint(lockErr, "wait until that one has ended, or stop it")
 		}
 	}

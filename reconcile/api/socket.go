@@ -18,6 +18,22 @@ const SocketName = "agent.sock"
 // SocketPath returns where the agent of a run directory listens.
 func SocketPath(runDir string) string { return filepath.Join(runDir, SocketName) }
 
+// newName is the socket's while it is made.
+const newName = ".sock"
+
+// Clear takes away the socket that a dead agent left in the run directory. The caller holds the lock of the state directory.
+func Clear(runDir string) error {
+	failpoint.Here("socket: a dead agent's there")
+	var errs []error
+	for _, name := range []string{SocketName, newName} {
+		if err := os.Remove(filepath.Join(runDir, name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	failpoint.Here("socket: a dead agent's gone")
+	return errors.Join(errs...)
+}
+
 // maxSocketPath is the room for a path in sockaddr_un, its final zero apart (unix(7)).
 const maxSocketPath = 107
 
@@ -35,15 +51,11 @@ func Listen(runDir string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("socket %s: another agent answers on it: give this one its own --run-dir and --instance", path)
 	}
-	failpoint.Here("socket: a dead agent's there")
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := Clear(runDir); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	// Under a name that nobody looks for until the mode is right: between bind and chmod others could connect.
-	tmp := filepath.Join(runDir, fmt.Sprintf(".%d", os.Getpid()))
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
+	tmp := filepath.Join(runDir, newName)
 	failpoint.Here("socket: none there")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	if err != nil {

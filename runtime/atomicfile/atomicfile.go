@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"reconciler/runtime/failpoint"
 )
 
 // Write replaces the file at path with data and the mode given, whatever the umask is. The temporary file beside it is
-// called ".NAME.RANDOM.tmp" and is removed after an error. After a power cut the old or the new content is there, or an
+// called ".NAME.RANDOM.tmp" and is removed after an error; Sweep removes what a killed process left. After a power cut the old or the new content is there, or an
 // empty file; what must never be that goes through WriteDurable.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	return write(path, data, mode, false)
@@ -58,6 +59,33 @@ func fill(f *os.File, data []byte, mode fs.FileMode, durable bool) error {
 		return f.Sync()
 	}
 	return nil
+}
+
+// Abandoned is the age from which on a temporary file is of a process that died: Write needs no such time.
+const Abandoned = time.Minute
+
+// Sweep removes the temporary files in dir that are at least so old: what processes left that died in Write. A directory
+// that is not there has none.
+func Sweep(dir string, age time.Duration) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if name := e.Name(); !e.Type().IsRegular() || name[0] != '.' || filepath.Ext(name) != ".tmp" {
+			continue
+		}
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < age {
+			continue // gone meanwhile, or of somebody who lives
+		}
+		failpoint.Here("atomicfile: a file of a dead process there")
+		if err := os.Remove(filepath.Join(dir, e.Name())); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		failpoint.Here("atomicfile: a file of a dead process gone")
+	}
+	return errors.Join(errs...)
 }
 
 // SyncDir returns once the names in dir have reached the disk.

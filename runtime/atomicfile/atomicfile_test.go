@@ -1,11 +1,14 @@
 package atomicfile_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"reconciler/runtime/atomicfile"
 )
@@ -43,5 +46,44 @@ func TestWriteFailureLeavesNothing(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("left behind: %v, %v", entries, err)
+	}
+}
+
+// What a process left that died in Write goes, and nothing else does.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * atomicfile.Abandoned)
+	for name, age := range map[string]time.Time{
+		".old.json.1.tmp": old, ".new.json.2.tmp": time.Now(), "visible.tmp": old, ".hidden": old, "file": old,
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, age, age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, ".dir.3.tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	left := func(age time.Duration) (names []string) {
+		if err := atomicfile.Sweep(dir, age); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if got, want := left(atomicfile.Abandoned), []string{".dir.3.tmp", ".hidden", ".new.json.2.tmp", "file", "visible.tmp"}; !slices.Equal(got, want) {
+		t.Errorf("left: %v, want %v", got, want)
+	}
+	if got, want := left(0), []string{".dir.3.tmp", ".hidden", "file", "visible.tmp"}; !slices.Equal(got, want) {
+		t.Errorf("left: %v, want %v", got, want)
+	}
+	if err := atomicfile.Sweep(filepath.Join(dir, "none"), 0); err != nil {
+		t.Error(err)
 	}
 }

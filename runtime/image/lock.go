@@ -105,17 +105,12 @@ func removeFree(path string) (removed bool, err error) {
 func (s *Store) sweep() error {
 	return s.lockedAsIs(unix.LOCK_EX, func() error {
 		failpoint.Here("image: not swept")
-		// The index and what is beside it are written under the lock only.
-		entries, err := os.ReadDir(s.images)
-		if err != nil {
+		// The index and what is beside it are written under the lock only, blobs are not.
+		if err := atomicfile.Sweep(s.images, 0); err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
-				if err := os.Remove(filepath.Join(s.images, e.Name())); err != nil {
-					return err
-				}
-			}
+		if err := atomicfile.Sweep(filepath.Join(s.images, "blobs/sha256"), atomicfile.Abandoned); err != nil {
+			return err
 		}
 		layout := filepath.Join(s.images, "oci-layout")
 		if _, err := os.Stat(layout); errors.Is(err, fs.ErrNotExist) {

@@ -287,6 +287,15 @@ func (r *Runtime) sweep(ctx context.Context) {
 			r.log.Warn("cannot sweep leftovers of volumes", "err", err)
 		}
 		failpoint.Here("sweep: the network not swept")
+		written := []string{r.cfg.StateDir, r.cfg.RunDir}
+		for _, id := range known {
+			written = append(written, r.state.dir(id))
+		}
+		for _, dir := range written {
+			if err = atomicfile.Sweep(dir, atomicfile.Abandoned); err != nil {
+				r.log.Warn("cannot sweep leftovers", "path", dir, "err", err)
+			}
+		}
 		err = r.net.Sweep(context.WithoutCancel(ctx), func(id runtime.ID) bool { return slices.Contains(known, id) })
 		if err == nil {
 			err = r.settle(context.WithoutCancel(ctx))

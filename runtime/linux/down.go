@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
 	"reconciler/runtime/failpoint"
 	"reconciler/runtime/supervisor"
 )
@@ -79,6 +80,7 @@ func (r *Runtime) clearRunDir() error {
 		failpoint.Here("down: something in the run directory")
 		errs = append(errs, os.RemoveAll(filepath.Join(r.cfg.RunDir, name)))
 	}
+	errs = append(errs, atomicfile.Sweep(r.cfg.RunDir, 0)) // nobody writes there any more
 	failpoint.Here("down: the run directory cleared")
 	// An agent's own lock and socket may still be there.
 	if err := os.Remove(r.cfg.RunDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {

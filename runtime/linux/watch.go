@@ -28,6 +28,7 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	}
 	var held sync.WaitGroup
 	if r.holds.TryLock() {
+		held.Go(func() { r.sweep(ctx) }) // it may be long until something is made
 		r.holding.Store(true)
 		held.Go(func() {
 			defer r.holds.Unlock()

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"reconciler/runtime"
+	"reconciler/runtime/atomicfile"
 	"reconciler/runtime/failpoint"
 )
 
@@ -75,6 +76,9 @@ func (l Lease) addresses() []netip.Addr {
 // on record before its lease is safe.
 func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 	return b.store.changeIfMade(func(st *state) (changed bool, err error) {
+		if err = atomicfile.Sweep(b.store.dir, 0); err != nil { // written under the lock alone
+			return false, err
+		}
 		var unknown []runtime.ID
 		for _, l := range st.Leases {
 			if !known(l.ID) && !checking(l.ID) {

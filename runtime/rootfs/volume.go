@@ -275,6 +275,9 @@ func (s *Store) attachVolume(ctx context.Context, p place, m runtime.Mount) (sou
 	if !ok {
 		want.Size, want.CreatedAt = v.Size, time.Now().UTC()
 	}
+	if err := atomicfile.Sweep(dir, 0); err != nil { // written by us alone
+		return "", &runtime.Error{Op: op, Err: err}
+	}
 	if !ok || want != rec {
 		failpoint.Here("volume: not recorded")
 		if err := writeVolume(dir, want); err != nil {

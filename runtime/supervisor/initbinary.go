@@ -47,7 +47,7 @@ func InitBinary(runDir string) (string, error) {
 		return path, nil
 	}
 	failpoint.Here("init: none")
-	f, err := os.CreateTemp(runDir, ".init.*")
+	f, err := os.CreateTemp(runDir, ".init.*.tmp")
 	if err != nil {
 		return "", &runtime.Error{Op: op, Err: err}
 	}

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"reconciler/runtime/failpoint"
+	"reconciler/runtime/atomicfile"
 )
 
 const (
@@ -38,22 +38,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	failpoint.Here("supervisor: a file not written")
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	failpoint.Here("supervisor: an empty temporary file")
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		failpoint.Here("supervisor: a whole temporary file")
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	failpoint.Here("supervisor: a file in place")
-	return err
+	return atomicfile.Write(path, append(data, '\n'), 0o600)
 }
 
 func readJSON(path string, v any) error {

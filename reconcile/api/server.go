@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
@@ -72,7 +73,7 @@ const (
 // NewServer returns a server for agent. It listens nowhere yet.
 func NewServer(agent Agent, opts Options) *Server {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(newCollector(agent, opts.Version))
+	reg.MustRegister(newCollector(agent, opts.Version), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return &Server{agent: agent, opts: opts, bodyTimeout: bodyTimeout, metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}
 }
 

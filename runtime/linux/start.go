@@ -301,8 +301,22 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 	if errors.Is(err, runtime.ErrNotFound) {
 		return nil // never started, or deleted since
 	}
-	if err != nil {
-		return failure(op, id, e.Spec.Name, err)
+	if err == nil {
+		err = r.letGo(ctx, client, id)
 	}
-	return nil
+	return failure(op, id, e.Spec.Name, err)
+}
+
+// letGo takes the root file system of a container away that has ended, and its volumes with it: each start makes another.
+// Who takes its place may want a volume of another size, which it must not have mounted then.
+func (r *Runtime) letGo(ctx context.Context, client *supervisor.Client, id runtime.ID) error {
+	defer r.locks.lock(id)()
+	states, err := client.List(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(states, func(s supervisor.State) bool { return s.ID == id && s.Running }) {
+		return nil // it was started again
+	}
+	return r.roots.Teardown(id)
 }

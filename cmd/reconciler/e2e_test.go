@@ -27,30 +27,33 @@ import (
 // patience is how long a test waits for what should take a second.
 const patience = "60s"
 
-// builtBinary is where TestMain's build is: once for all tests of the package.
-var builtBinary = sync.OnceValues(func() (string, error) {
+// builtBinary is the program as it is built for servers, once for all tests of the package.
+var builtBinary = sync.OnceValues(func() (string, error) { return buildBinary("seccomp") })
+
+// built are the directories of what buildBinary built.
+var built []string
+
+func buildBinary(tags string) (string, error) {
 	dir, err := os.MkdirTemp("", "reconciler-e2e-")
 	if err != nil {
 		return "", err
 	}
+	built = append(built, dir)
 	path := filepath.Join(dir, "reconciler")
-	out, err := exec.Command("go", "build", "-tags", "seccomp", "-o", path, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := builtBinary(); usedBinary && err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	for _, dir := range built {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
-
-// usedBinary says that a test had the binary built.
-var usedBinary bool
 
 // server is one server of a test: an instance of the real program with directories of its own.
 type server struct {
@@ -61,13 +64,13 @@ type server struct {
 }
 
 // newServer makes a server, and at the test's end takes it down and looks for what is left of it.
-func newServer(t testing.TB) *server {
-	t.Helper()
-	return newServerOn(t, "")
-}
+func newServer(t testing.TB) *server { return newServerOf(t, builtBinary, "") }
 
 // newServerOn is newServer with a state directory that is there already, such as on a disk of its own.
-func newServerOn(t testing.TB, stateDir string) *server {
+func newServerOn(t testing.TB, stateDir string) *server { return newServerOf(t, builtBinary, stateDir) }
+
+// newServerOf is newServer with another build of the program, and perhaps a state directory that is there already.
+func newServerOf(t testing.TB, build func() (string, error), stateDir string) *server {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes real containers")
@@ -75,8 +78,7 @@ func newServerOn(t testing.TB, stateDir string) *server {
 	if testing.Short() {
 		t.Skip("makes real containers: not with -short")
 	}
-	usedBinary = true
-	bin, err := builtBinary()
+	bin, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +183,19 @@ func (s *server) start(args ...string) *agent {
 
 func (s *server) launch(args ...string) *agent {
 	s.t.Helper()
+	a := s.spawn(args...)
+	s.t.Cleanup(func() {
+		a.stop(syscall.SIGTERM)
+		if s.t.Failed() {
+			s.t.Logf("log of the agent:\n%s", a.log)
+		}
+	})
+	return a
+}
+
+// spawn is launch for who sees to the agent's end.
+func (s *server) spawn(args ...string) *agent {
+	s.t.Helper()
 	common := []string{"agent", "--interval", "1s", "--allow-capture", "/bin", "--allow-secret-path", s.secret}
 	a := &agent{cmd: exec.Command(s.bin, append(common, args...)...), ended: make(chan struct{}), log: &logBuffer{ready: make(chan struct{})}}
 	a.cmd.Env = s.env
@@ -196,12 +211,6 @@ func (s *server) launch(args ...string) *agent {
 		_ = a.cmd.Wait()
 		close(a.ended)
 	}()
-	s.t.Cleanup(func() {
-		a.stop(syscall.SIGTERM)
-		if s.t.Failed() {
-			s.t.Logf("log of the agent:\n%s", a.log)
-		}
-	})
 	return a
 }
 
@@ -214,15 +223,20 @@ func (a *agent) stop(sig os.Signal) {
 // rows returns what ps says of every namespace.
 func (s *server) rows() map[string]report.Row {
 	s.t.Helper()
-	var list []report.Row
-	if err := json.Unmarshal([]byte(s.must("ps", "-A", "-o", "json")), &list); err != nil {
-		s.t.Fatal(err)
+	return byName(s.t, s.must("ps", "-A", "-o", "json"))
+}
+
+func byName(t testing.TB, list string) map[string]report.Row {
+	t.Helper()
+	var rows []report.Row
+	if err := json.Unmarshal([]byte(list), &rows); err != nil {
+		t.Fatal(err)
 	}
-	byName := map[string]report.Row{}
-	for _, r := range list {
-		byName[r.FullName().Short()] = r
+	named := map[string]report.Row{}
+	for _, r := range rows {
+		named[r.FullName().Short()] = r
 	}
-	return byName
+	return named
 }
 
 func (s *server) status() report.Status {

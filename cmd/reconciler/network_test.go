@@ -33,7 +33,7 @@ data: {index.html: "a page\n"}
 `
 
 // freePort returns a port of this server that nobody has now.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {

@@ -88,6 +88,18 @@ func (l Leases) Release(holder string, first uint32) error {
 	return nil
 }
 
+// ReleaseAll gives back every range that is holder's, also one of which only this directory knows.
+func (l Leases) ReleaseAll(holder string) error {
+	all, err := l.Holders()
+	errs := []error{err}
+	for first, other := range all {
+		if other == holder {
+			errs = append(errs, l.Release(holder, first))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Holders returns who holds a range, by its first id, also those that are gone.
 func (l Leases) Holders() (map[uint32]string, error) {
 	entries, err := os.ReadDir(l.dir)

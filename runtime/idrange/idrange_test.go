@@ -2,8 +2,10 @@ package idrange
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -127,5 +129,23 @@ func TestOnlyRootDecidesAboutLeases(t *testing.T) {
 		if at == "/" {
 			return
 		}
+	}
+}
+
+// Whoever goes gives back what it leased, also where it was killed before it could note it.
+func TestReleaseAll(t *testing.T) {
+	l := Open(filepath.Join(t.TempDir(), "ids"))
+	mine, other := holder(t, "mine"), holder(t, "other")
+	for _, holder := range []string{mine, other} {
+		if _, err := l.Lease(holder, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.ReleaseAll(mine); err != nil {
+		t.Fatal(err)
+	}
+	holders, err := l.Holders()
+	if err != nil || len(holders) != 1 || slices.Collect(maps.Values(holders))[0] != other {
+		t.Errorf("left: %v %v, want that of %s alone", holders, err, other)
 	}
 }

@@ -35,7 +35,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}
-	inits, err := r.initDigests(spec)
+	inits, err := r.initDigests(ctx, spec)
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
 	}

@@ -30,13 +30,13 @@ func (r *Runtime) initDir(id runtime.ID, init string) string {
 }
 
 // initDigests finds the images of the init containers that have one of their own, in the store alone.
-func (r *Runtime) initDigests(spec runtime.Spec) (map[string]string, error) {
+func (r *Runtime) initDigests(ctx context.Context, spec runtime.Spec) (map[string]string, error) {
 	digests := map[string]string{}
 	for _, ic := range spec.InitContainers {
 		if ic.Image == nil {
 			continue
 		}
-		img, err := r.prepared(spec.ForInit(ic))
+		img, err := r.prepared(ctx, spec.ForInit(ic))
 		if err != nil {
 			return nil, fmt.Errorf("init container %s: %w", ic.Name, err)
 		}
@@ -97,7 +97,7 @@ func (r *Runtime) startInit(ctx context.Context, client *supervisor.Client, e en
 	}
 	// Which ids it has was settled when the container's own files were set up.
 	one.Spec.Security.HostUsers = new(now.FirstID == 0)
-	img, err := r.imageOf(one)
+	img, err := r.imageOf(ctx, one)
 	if err != nil {
 		return err
 	}

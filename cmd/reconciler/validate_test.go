@@ -40,7 +40,7 @@ func TestValidateDocs(t *testing.T) {
 			}
 			found++
 			dir := t.TempDir()
-			files := sourcetest.Files{"page.yaml": block, "assets/logo.png": "png"}
+			files := sourcetest.Files{"page.yaml": block, "assets/logo.png": "png", "jobs/rotate.sh": "#!/bin/sh\n"}
 			if strings.Contains(block, "db]") || strings.Contains(block, "web-tls") { // what the page leaves out
 				files["rest.yaml"] = rest
 			}
@@ -59,6 +59,11 @@ const rest = `apiVersion: reconciler/v1
 kind: Container
 metadata: {name: db, namespace: shop}
 spec: {image: registry.example.com/db:1, network: none}
+---
+apiVersion: reconciler/v1
+kind: Job
+metadata: {name: seed, namespace: shop}
+spec: {image: registry.example.com/db:1}
 ---
 apiVersion: reconciler/v1
 kind: Config

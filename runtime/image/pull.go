@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -82,6 +83,8 @@ func (sess *session) resolve(ctx context.Context, digest string, want runtime.Pl
 			ref = ref.Context().Digest(chosen.Digest.String())
 		case mediaType.IsSchema1():
 			return resolved{}, badImage("its manifest is of docker's schema 1, which registries gave up: push it again with a newer tool")
+		case !json.Valid(desc.Manifest): // of whoever answers in the registry's place, such as a proxy
+			return resolved{}, fmt.Errorf("the answer is no manifest, but of type %q", clip(string(mediaType)))
 		default:
 			return resolved{}, badImage("it is not a container image: its manifest is of type %q", clip(string(mediaType)))
 		}

@@ -106,7 +106,7 @@ func (l *traffic) ask(ctx context.Context, port int) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		version, err := get(l.t, port)
+		version, err := get(l.t, port) //nolint:contextcheck // what was asked is answered, also in the end
 		if err != nil {
 			l.t.Errorf("a request failed: %v", err)
 		}

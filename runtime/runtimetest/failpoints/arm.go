@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"reconciler/runtime/atomicfile"
 	"reconciler/runtime/failpoint"
 )
 
@@ -17,7 +18,7 @@ type Control string
 
 // Arm has the process die that passes the point for the n-th time, counted by each process from now on.
 func (c Control) Arm(point string, n int) error {
-	return os.WriteFile(filepath.Join(string(c), point), []byte(strconv.Itoa(n)), 0o600)
+	return atomicfile.Write(filepath.Join(string(c), point), []byte(strconv.Itoa(n)), 0o600)
 }
 
 // Disarm takes that back, and reports whether a process died there.

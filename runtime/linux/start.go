@@ -149,6 +149,10 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 		// A supervisor that could not be asked may have started it all the same.
 		cleanCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
+		// One that died in it left a container that the next one adopts, without the network that is taken from it here.
+		if _, superviseErr := r.supervise(cleanCtx); superviseErr != nil {
+			err = errors.Join(err, superviseErr)
+		}
 		return errors.Join(err, client.Delete(cleanCtx, e.ID), r.detach(cleanCtx, *e, net))
 	}
 	failpoint.Here("start: it runs, not recorded")

@@ -3,11 +3,11 @@ package reconcile
 import (
 	"context"
 	"errors"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"reconciler/manifest"
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 	"reconciler/reconcile/probe"
 	"reconciler/runtime"
 )
@@ -45,26 +45,35 @@ func (a *Agent) Down(ctx context.Context) error {
 // stopsAtOnce bounds how many containers StopAll stops at a time.
 const stopsAtOnce = 8
 
-// StopAll stops every container of rt as its manifest says, the preStop hook first. It goes on after an error, which is as
-// told of as a hook's failure: whoever takes everything down kills what is left.
+// StopAll stops every container of rt as its manifest says, the preStop hook first, and each when those that depend on it have
+// ended. It goes on after an error, which is as told of as a hook's failure: whoever takes everything down kills what is left.
 func StopAll(ctx context.Context, rt runtime.Runtime, tell func(name, what string)) error {
 	list, err := rt.List(ctx)
 	if err != nil {
 		return err
 	}
-	var group errgroup.Group
-	group.SetLimit(stopsAtOnce)
+	ended := make(map[runtime.ID]chan struct{}, len(list))
 	for _, s := range list {
-		group.Go(func() error {
-			name := manifest.Name(s.Spec.Name).Short()
-			err := probe.Stop(ctx, rt, s, s.Spec.StopGrace, func(n probe.Note) { tell(name, n.Message) })
+		ended[s.ID] = make(chan struct{})
+	}
+	stopping := make(chan struct{}, stopsAtOnce)
+	var all sync.WaitGroup
+	for _, s := range plan.StopOrder(list) {
+		all.Go(func() {
+			defer close(ended[s.Status.ID])
+			for _, id := range s.After {
+				<-ended[id]
+			}
+			stopping <- struct{}{}
+			defer func() { <-stopping }()
+			name := manifest.Name(s.Status.Spec.Name).Short()
+			err := probe.Stop(ctx, rt, s.Status, s.Status.Spec.StopGrace, func(n probe.Note) { tell(name, n.Message) })
 			if err != nil {
 				tell(name, err.Error())
 			}
-			return nil
 		})
 	}
-	_ = group.Wait() // never an error: each is told of
+	all.Wait()
 	return ctx.Err()
 }
 

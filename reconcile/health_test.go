@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -224,5 +225,38 @@ func TestStopAll(t *testing.T) {
 		if hooks != 2 {
 			t.Errorf("%d hooks were run, want 2", hooks)
 		}
+	})
+}
+
+// TestStopAllStopsDependantsFirst fails where a container is stopped before those that depend on it have ended, or where others
+// wait for anybody.
+func TestStopAllStopsDependantsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, t.TempDir())
+		w.push(merge(
+			containers("", "db", "other"),
+			containers("  dependsOn: [{name: db}]\n", "api", "cron"),
+			containers("  dependsOn: [{name: api}]\n", "web"),
+		))
+		w.start()
+		w.wantRunning("api", "cron", "db", "other", "web")
+		w.stop()
+		release := map[string]func(){}
+		for _, name := range []string{"web", "api"} {
+			release[name] = sync.OnceFunc(w.rt.Pause(fake.OpStop, rtName(name)))
+			defer release[name]()
+		}
+		done := make(chan error, 1)
+		go func() {
+			done <- StopAll(context.Background(), w.rt, func(name, what string) { t.Errorf("%s: %s", name, what) })
+		}()
+		w.wantRunning("api", "db", "web")
+		release["web"]()
+		w.wantRunning("api", "db")
+		release["api"]()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.wantRunning()
 	})
 }

@@ -156,13 +156,29 @@ func memoryLimit(cgroup string, known int64) int64 {
 	}
 }
 
-// reclaim asks the kernel to take cached files from a v2 cgroup until it uses no more than limit bytes, where that can be
-// enough: looking for more than there is would take it seconds. v1 does so by itself; before Linux 5.19 v2 cannot be asked.
-func reclaim(cgroup string, limit int64) {
-	used, err := fscommon.GetCgroupParamUint(cgroup, "memory.current")
-	if err != nil || used <= uint64(limit) {
-		return
+// makeRoom lets a v2 cgroup use no more than limit bytes, by having the kernel take cached files from it, and fails where more
+// than that is in use. libcontainer, which looks for itself, goes back to what it set last when it finds that: where somebody
+// has raised that in the meantime, going back kills.
+func makeRoom(cgroup string, limit int64) error {
+	over := func() int64 {
+		used, err := fscommon.GetCgroupParamUint(cgroup, "memory.current")
+		if err != nil {
+			return 0 // libcontainer's to judge
+		}
+		return int64(used) - limit
 	}
+	if n := over(); n > 0 {
+		reclaim(cgroup, uint64(n))
+	}
+	if n := over(); n > 0 {
+		return fmt.Errorf("a memory limit of %d bytes is %d less than what is in use", limit, n)
+	}
+	return nil
+}
+
+// reclaim asks the kernel to take cached files of so many bytes from a v2 cgroup, where it has as many: looking for more than
+// there is would take it seconds. v1 does so by itself; before Linux 5.19 v2 cannot be asked.
+func reclaim(cgroup string, bytes uint64) {
 	cached := uint64(0)
 	for _, list := range []string{"inactive_file", "active_file"} {
 		n, err := fscommon.GetValueByKey(cgroup, "memory.stat", list)
@@ -171,8 +187,8 @@ func reclaim(cgroup string, limit int64) {
 		}
 		cached += n
 	}
-	if over := used - uint64(limit); over <= cached {
-		_ = writeCgroup(filepath.Join(cgroup, "memory.reclaim"), strconv.FormatUint(over, 10))
+	if bytes <= cached {
+		_ = writeCgroup(filepath.Join(cgroup, "memory.reclaim"), strconv.FormatUint(bytes, 10))
 	}
 }
 

@@ -345,7 +345,9 @@ func (c *container) update(limits runtime.Resources, logs runtime.Logs) error {
 	}
 	applyLimits(&res, limits, limitsSwap())
 	if res.MemoryCheckBeforeUpdate && cgroup != "" { // which counts cached files as in use
-		reclaim(cgroup, limits.Memory)
+		if err := makeRoom(cgroup, limits.Memory); err != nil {
+			return fmt.Errorf("change limits: %w", err)
+		}
 	}
 	cg.Resources = &res
 	config.Cgroups = &cg

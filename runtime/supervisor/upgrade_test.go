@@ -171,24 +171,30 @@ func TestUpgradeRefused(t *testing.T) {
 	}
 	req := e.start("writer", "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done; echo done; exec sleep 1000")
 	text := filepath.Join(e.dir, "reconciler")
-	if err := os.WriteFile(text, []byte("not a program"), 0o700); err != nil {
+	if err = os.WriteFile(text, []byte("not a program"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var fds int
-	for i := range 4 {
+	fds, err := leak.FDs(before.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
 		_, err := Upgrade(e.ctx(), e.cfg, []string{text, "supervisor"})
 		var re *runtime.Error
 		if !errors.As(err, &re) || !strings.Contains(err.Error(), "exec format error") || re.Hint == "" {
 			t.Fatalf("error is %v", err)
 		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // connections may just be closing
 		n, err := leak.FDs(before.Pid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 {
-			fds = n
-		} else if n > fds+2 { // a connection may just be closing
-			t.Errorf("%d file descriptors, %d after the first", n, fds)
+		if n <= fds {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d file descriptors, %d before", n, fds)
 		}
 	}
 	if now, err := e.c.Version(e.ctx()); err != nil || now != before {

@@ -120,10 +120,7 @@ func TestExec(t *testing.T) {
 				t.Fatal(xerr)
 			}
 		}
-		after, err := leak.FDs(v.Pid)
-		if err != nil || after > before+1 { // one connection may just be closing
-			t.Errorf("%d descriptors, then %d, %v", before, after, err)
-		}
+		awaitFDs(t, v.Pid, before)
 	})
 	if _, err := e.c.Stop(e.ctx(), req.ID, "", 0); err != nil {
 		t.Fatal(err)

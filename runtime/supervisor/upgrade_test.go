@@ -185,18 +185,7 @@ func TestUpgradeRefused(t *testing.T) {
 			t.Fatalf("error is %v", err)
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // connections may just be closing
-		n, err := leak.FDs(before.Pid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n <= fds {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d file descriptors, %d before", n, fds)
-		}
-	}
+	awaitFDs(t, before.Pid, fds)
 	if now, err := e.c.Version(e.ctx()); err != nil || now != before {
 		t.Errorf("%+v became %+v, %v", before, now, err)
 	}
@@ -204,6 +193,23 @@ func TestUpgradeRefused(t *testing.T) {
 	e.checkLines(req, 20000)
 	if exit := e.wait(e.start("new", "sh", "-c", "exit 6")); codeOf(exit) != "6" {
 		t.Errorf("started afterwards: %+v", exit)
+	}
+}
+
+// awaitFDs waits until a process has no more than n file descriptors: connections may just be closing.
+func awaitFDs(t *testing.T, pid, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		have, err := leak.FDs(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have <= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d file descriptors, %d before", have, n)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +38,10 @@ func (e *LockedError) Hint() string {
 // it up. It fails with *LockedError if another process has it.
 func Lock(dir string) (io.Closer, error) { return lock(dir) }
 
+// afterDeath is how long the lock of a process that was killed may outlive it: a child that it had just made has it too, until
+// that executes something else.
+const afterDeath = 2 * time.Second
+
 // lock takes dir/agent.lock with flock(2), which the kernel gives up when the process ends, however it ends.
 func lock(dir string) (*os.File, error) {
 	failpoint.Here("lock: not taken")
@@ -44,12 +49,22 @@ func lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock state directory: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	var pid int
+	for end := time.Now().Add(afterDeath); ; time.Sleep(10 * time.Millisecond) { // no event tells of a lock that is free
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 32))
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		if pid != 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) && time.Now().Before(end) {
+			continue
+		}
+		break
+	}
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		text, _ := io.ReadAll(io.LimitReader(f, 32))
 		_ = f.Close()
-		pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 		return nil, &LockedError{Dir: dir, Pid: pid}
 	case err != nil:
 		_ = f.Close()

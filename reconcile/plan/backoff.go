@@ -11,6 +11,8 @@ import (
 const (
 	// longRun is the run after which restarts are counted from the beginning.
 	longRun = 10 * time.Minute
+	// lostShare is the share of the usual delay after a step that failed because the supervisor died in it.
+	lostShare = 20
 	// restartMin keeps a manifest that says 0s from making a busy loop.
 	restartMin = time.Second
 )
@@ -84,6 +86,8 @@ func Failed(h History, s Step, err error, now time.Time, delay func(n int) time.
 		h.Error = updateFailed + h.Error
 	case h.Reason == runtime.ReasonInitFailed && s.Workload.Kind == manifest.KindContainer:
 		h = initFailed(h, s.Workload, now)
+	case h.Reason == runtime.ReasonSupervisorLost: // which another one's start mends
+		h.NextTry = now.Add(delay(h.Failures) / lostShare)
 	case !h.Permanent:
 		h.NextTry = now.Add(delay(h.Failures))
 	}

@@ -62,7 +62,7 @@ func (e *NotStartedError) Unwrap() error { return e.Err }
 // tried again, the rest is not, or not for ever.
 func endsUpdate(h History, err error) bool {
 	switch h.Reason {
-	case runtime.ReasonDependencyNotReady, runtime.ReasonNotAllowed, runtime.ReasonIncompatible, runtime.ReasonVolumeConflict:
+	case runtime.ReasonDependencyNotReady, runtime.ReasonSupervisorLost, runtime.ReasonNotAllowed, runtime.ReasonIncompatible, runtime.ReasonVolumeConflict:
 		return false
 	}
 	_, notStarted := errors.AsType[*NotStartedError](err)

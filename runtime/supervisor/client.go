@@ -104,7 +104,10 @@ func callError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &runtime.Error{Op: "ask the supervisor to " + op, Err: fmt.Errorf("%w: %w", errBroken, err)}
+	return &runtime.Error{
+		Op: "ask the supervisor to " + op, Err: fmt.Errorf("%w: %w", errBroken, err), Reason: runtime.ReasonSupervisorLost,
+		Hint: "it ended meanwhile, and another one takes its place: this is tried again soon",
+	}
 }
 
 func (c *Client) call(ctx context.Context, op string, body, out any) error {

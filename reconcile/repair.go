@@ -18,10 +18,12 @@ type repairState struct {
 }
 
 // After a repair the next one rests for repairShare times as long as it took, so that hints by the dozen cost next to
-// nothing, and for minRepairRest at least; repairAgain is when one that failed is tried again.
+// nothing, but no longer than maxRepairRest: it may just have waited for a supervisor. repairAgain is when one that failed is
+// tried again.
 const (
 	repairShare   = 50
 	minRepairRest = time.Second
+	maxRepairRest = 5 * time.Second
 	repairAgain   = 30 * time.Second
 )
 
@@ -62,7 +64,7 @@ func (l *loop) startRepair(ctx context.Context) {
 func (l *loop) repairEnded(done []runtime.Repaired, err error, took time.Duration) {
 	now := time.Now()
 	l.repair.busy = false
-	l.repair.rested, l.repair.next = now.Add(max(repairShare*took, minRepairRest)), now.Add(longestRest)
+	l.repair.rested, l.repair.next = now.Add(min(max(repairShare*took, minRepairRest), maxRepairRest)), now.Add(longestRest)
 	if err != nil {
 		l.repair.next = now.Add(repairAgain)
 	}

@@ -59,6 +59,25 @@ func TestDriftIsRepaired(t *testing.T) {
 	})
 }
 
+// A repair that had to wait for long does not put the next one off for as much longer.
+func TestSlowRepairIsFollowedSoon(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.push(containers("", "web"))
+		resume := w.rt.Pause(fake.OpRepair, runtime.Name{})
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		after(time.Minute)
+		resume()
+		synctest.Wait()
+		w.rt.Drift(w.idOf("web"), "pids.max", true)
+		after(maxRepairRest)
+		if n := w.agent.Counters().Drift; n != 1 {
+			t.Errorf("%d repaired, want 1", n)
+		}
+	})
+}
+
 // What cannot be repaired is a warning, and tried again.
 func TestRepairThatFailsIsTriedAgain(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/reconcile/api"
+	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 	"reconciler/reconcile/source/sourcetest"
 	"reconciler/runtime/runtimetest/leak"
@@ -170,6 +171,11 @@ func (k *soak) calm() {
 	_ = os.Remove(filepath.Join(filepath.Dir(k.state()), "full")) // it need not be
 	head := k.repo.Head()
 	k.await("the state of "+head+" after "+strings.Join(k.last, ", "), func(rows map[string]report.Row) bool {
+		for name, row := range rows {
+			if row.Reason == plan.ReasonRolledBack { // somebody killed it before it had proved itself
+				k.do("retry", name)
+			}
+		}
 		r := k.do("sync", "--timeout", "10s")
 		if r.code != 0 || len(rows) != len(k.wanted) {
 			return false

@@ -115,6 +115,7 @@ func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
 	s.volumes.Lock()
 	defer s.volumes.Unlock()
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		s.tidyVolumes(dir) // of a removal that was cut short
 		return &runtime.Error{Op: op, Err: ErrNoVolume, Permanent: true, Hint: "`reconciler volume ls` shows them"}
 	}
 	if who := users(namespace, name); len(who) > 0 {
@@ -130,10 +131,14 @@ func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
 		return &runtime.Error{Op: op, Err: err}
 	}
 	failpoint.Here("remove volume: its content gone")
-	// The namespace's directory goes with its last volume.
-	_, _ = os.Remove(filepath.Dir(dir)), os.Remove(s.removingVolumes())
+	s.tidyVolumes(dir)
 	failpoint.Here("remove volume: done")
 	return nil
+}
+
+// tidyVolumes takes away what the removal of the volume in dir leaves. The namespace's directory goes with its last volume.
+func (s *Store) tidyVolumes(dir string) {
+	_, _ = os.Remove(filepath.Dir(dir)), os.RemoveAll(s.removingVolumes()) // where that fails, a sweep does it
 }
 
 // removingVolumes is where volumes go whose removal has begun; no namespace has a name like it.

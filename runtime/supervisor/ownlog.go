@@ -1,11 +1,10 @@
 package supervisor
 
 import (
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 
+	"reconciler/runtime/atomicfile"
 	"reconciler/runtime/failpoint"
 )
 
@@ -45,25 +44,14 @@ func (s *server) boundOwnLog() {
 	failpoint.Here("own log: begun anew")
 }
 
+// copyFile is of a file that fits in memory.
 func copyFile(from, to string) error {
-	in, err := os.Open(from)
+	content, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = in.Close() }()
 	failpoint.Here("own log: no copy")
-	out, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Close()); err == nil {
-		failpoint.Here("own log: a copy beside")
-		err = os.Rename(out.Name(), to)
-	}
-	if err != nil {
-		_ = os.Remove(out.Name())
-	}
+	err = atomicfile.Write(to, content, 0o600)
 	failpoint.Here("own log: a copy in place")
 	return err
 }

@@ -357,7 +357,7 @@ func plainRow(r report.Row) string {
 var (
 	leftByWork = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp)/`)
 	sets       = regexp.MustCompile(`^sets/`)                                    // of earlier commits: they are tidied in time
-	output     = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$)`) // how many files depends on how fast it writes; there may have been a run before
+	output     = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$|serving\.json$)`) // how many files depends on how fast it writes; there may have been a run before, or another that served
 	interfaces = regexp.MustCompile(`interface \S+`)
 	digests    = regexp.MustCompile(`[0-9a-f]{40,}`)
 	numbers    = regexp.MustCompile(`[0-9]+`)

@@ -1,13 +1,13 @@
 package rootfs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -74,23 +74,28 @@ func volumeUse(image string) (int64, error) {
 	return now.used, err
 }
 
-// isMounted reports whether any process of this server sees the file system on a block device mounted.
-func isMounted(dev *os.File) (bool, error) {
+// mounted says which process of this server sees the file system on a block device mounted, and where; empty: none.
+func mounted(dev *os.File) (string, error) {
 	device, err := deviceNumbers(dev)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	for _, path := range tables {
-		table, err := os.ReadFile(path)
-		if err == nil && bytes.Contains(table, []byte(" "+device+" ")) { // else that process has ended
-			return true, nil
+		table, _ := os.ReadFile(path) // nothing where that process has ended
+		for line := range strings.Lines(string(table)) {
+			// Fields 3 and 5: the device, and where it is mounted; see proc_pid_mountinfo(5).
+			if fields := strings.Fields(line); len(fields) > 4 && fields[2] == device {
+				pid := filepath.Base(filepath.Dir(path))
+				name, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "comm"))
+				return fmt.Sprintf("process %s (%s) on %s", pid, strings.TrimSpace(string(name)), fields[4]), nil
+			}
 		}
 	}
-	return false, nil
+	return "", nil
 }
 
 // deviceNumbers returns those of a block device as mountinfo has them, major:minor.
@@ -169,10 +174,10 @@ const letGo = 30 * time.Second
 // resizeImage gives the file system in an image that is not mounted another size.
 func resizeImage(ctx context.Context, lock *os.File, image string, size int64) error {
 	dev, err := findLoop(image)
-	held := false
+	holder := ""
 	// No event says that the loop device has gone with the last of those mounts.
-	for end := time.Now().Add(letGo); err == nil && dev != nil && !held && time.Now().Before(end) && ctx.Err() == nil; {
-		if held, err = isMounted(dev); err == nil && !held {
+	for end := time.Now().Add(letGo); err == nil && dev != nil && holder == "" && time.Now().Before(end) && ctx.Err() == nil; {
+		if holder, err = mounted(dev); err == nil && holder == "" {
 			time.Sleep(20 * time.Millisecond)
 		}
 		if err = errors.Join(err, dev.Close()); err == nil {
@@ -184,8 +189,8 @@ func resizeImage(ctx context.Context, lock *os.File, image string, size int64) e
 	}
 	if dev != nil {
 		why := "the kernel has not let go of it since it was unmounted"
-		if held {
-			why = "another container has it mounted with another size"
+		if holder != "" {
+			why = "another container has it mounted with another size: " + holder
 		}
 		return errors.Join(&runtime.Error{
 			Op: "give it a size of " + mib(size), Err: errors.New(why),

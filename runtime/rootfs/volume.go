@@ -138,7 +138,11 @@ func (s *Store) RemoveVolume(namespace, name string, users VolumeUsers) error {
 
 // tidyVolumes takes away what the removal of the volume in dir leaves. The namespace's directory goes with its last volume.
 func (s *Store) tidyVolumes(dir string) {
-	_, _ = os.Remove(filepath.Dir(dir)), os.RemoveAll(s.removingVolumes()) // where that fails, a sweep does it
+	failpoint.Here("remove volume: its namespace empty")
+	_ = os.Remove(filepath.Dir(dir)) // unless there are others
+	failpoint.Here("remove volume: nobody else's rest gone")
+	_ = os.RemoveAll(s.removingVolumes()) // where that fails, a sweep does it
+	failpoint.Here("remove volume: all rests gone")
 }
 
 // removingVolumes is where volumes go whose removal has begun; no namespace has a name like it.

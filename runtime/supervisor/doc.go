@@ -11,7 +11,7 @@
 // A Holder, in the agent, keeps what a supervisor that is killed would take with it; Upgrade executes another release in the
 // supervisor's process (docs/adr/0019).
 //
-// Start reading at client.go (what can be asked), then server.go (who answers), container.go (one container's life) and
+// Start reading at client.go (what can be asked), then server.go and serve.go (who answers), container.go (one container's life) and
 // logwriter.go (how output is kept). hold.go and holder.go are the two
 // sides of holding, upgrade.go and handover.go those of an upgrade.
 package supervisor

@@ -355,7 +355,7 @@ func plainRow(r report.Row) string {
 }
 
 var (
-	leftByWork = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp)/`)
+	leftByWork = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp|volumes/\.removing)/|^volumes/(\.removing|default)$`)
 	sets       = regexp.MustCompile(`^sets/`)                                    // of earlier commits: they are tidied in time
 	output     = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$|serving\.json$)`) // how many files depends on how fast it writes; there may have been a run before, or another that served
 	interfaces = regexp.MustCompile(`interface \S+`)

@@ -174,6 +174,11 @@ func (s *Store) SweepVolumes() error {
 	failpoint.Here("sweep: volumes moved away there")
 	err := os.RemoveAll(s.removingVolumes())
 	failpoint.Here("sweep: volumes moved away gone")
+	namespaces, _ := os.ReadDir(s.volumesDir()) // none: nothing to tidy
+	for _, ns := range namespaces {
+		_ = os.Remove(filepath.Join(s.volumesDir(), ns.Name())) // unless a volume is in it
+	}
+	failpoint.Here("sweep: namespaces without a volume gone")
 	return err
 }
 

@@ -75,7 +75,7 @@ func (w *world) begin(cycle int) {
 	t := w.t
 	t.Helper()
 	w.repo.CommitPush("nothing again", sourcetest.Files{
-		"by.yaml": sourcetest.Removed, "web.yaml": sourcetest.Removed, "box.yaml": sourcetest.Removed, "box.tar": sourcetest.Removed, "last.yaml": sourcetest.Removed,
+		"live.yaml": sourcetest.Removed, "by.yaml": sourcetest.Removed, "web.yaml": sourcetest.Removed, "box.yaml": sourcetest.Removed, "box.tar": sourcetest.Removed, "last.yaml": sourcetest.Removed,
 		"pulled.yaml": sourcetest.Removed, "README.md": fmt.Sprint("a fleet, for the ", cycle, ". time"),
 	})
 	store, err := journal.Open(w.state())
@@ -131,6 +131,7 @@ func (w *world) web(port int, ingress, egress, size, memory string) string {
 		"mounts:",
 		"  - {path: /etc/page, config: page}",
 		"  - {path: /etc/one, config: page, key: index.html}",
+		"  - {path: /etc/live, config: live, onChange: none}",
 		"  - {path: /run/secrets/web, secret: web}",
 		"  - {path: /data, volume: {name: data, size: "+size+"}}",
 		"  - {path: /host, hostPath: "+filepath.Join(w.dir, "host")+"}",
@@ -142,6 +143,11 @@ func (w *world) web(port int, ingress, egress, size, memory string) string {
 	)
 	return strings.Replace(text, "network: none", "network: bridge", 1) + "---\n" + page + "---\n" +
 		"apiVersion: reconciler/v1\nkind: Secret\nmetadata: {name: web}\nspec: {fromDirectory: " + w.secret + "/web}\n"
+}
+
+// live is what web gets while it runs.
+func live(data string) string {
+	return "apiVersion: reconciler/v1\nkind: Config\nmetadata: {name: live}\ndata: {" + data + "}\n"
 }
 
 // box is an image of the repository, a volume with the image's files, and a process 1 that has to be killed.
@@ -229,7 +235,7 @@ var scenario = []step{
 		return sourcetest.Files{"by.yaml": busybox("by", forever)}
 	}),
 	pushes("create", nil, func(w *world) sourcetest.Files {
-		return sourcetest.Files{"web.yaml": w.web(w.first, ", ingress: 100M", ", egress: 100M", "16Mi", "64Mi")}
+		return sourcetest.Files{"web.yaml": w.web(w.first, ", ingress: 100M", ", egress: 100M", "16Mi", "64Mi"), "live.yaml": live("a: one, b: one")}
 	}),
 	pushes("create from a registry", nil, func(w *world) sourcetest.Files {
 		return sourcetest.Files{"pulled.yaml": w.pulled()}
@@ -248,6 +254,8 @@ var scenario = []step{
 	pushes("resize", []string{"web"}, func(w *world) sourcetest.Files {
 		return sourcetest.Files{"web.yaml": w.web(w.second, ", ingress: 50M", "", "24Mi", "96Mi")}
 	}),
+	pushes("swap", nil, func(*world) sourcetest.Files { return sourcetest.Files{"live.yaml": live("a: two, c: two")} }),
+	pushes("swap again", nil, func(*world) sourcetest.Files { return sourcetest.Files{"live.yaml": live("c: three")} }),
 	pushes("replace", []string{"box"}, func(*world) sourcetest.Files { return sourcetest.Files{"box.yaml": box(2)} }),
 	{name: "crash", touches: []string{"pulled"}, begin: func(*walk) {}, do: func(w *walk) {
 		_ = unix.Kill(w.rows()["pulled"].Pid, unix.SIGKILL) // it may have died of somebody's death
@@ -282,6 +290,7 @@ var scenario = []step{
 	pushes("remove", []string{"web", "box", "pulled"}, func(*world) sourcetest.Files {
 		return sourcetest.Files{
 			"web.yaml": sourcetest.Removed, "box.yaml": sourcetest.Removed, "pulled.yaml": sourcetest.Removed, "bad.yaml": sourcetest.Removed,
+			"live.yaml": sourcetest.Removed,
 		}
 	}),
 	runs("clean", nil, "volume ls", "image prune"),

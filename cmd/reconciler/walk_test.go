@@ -39,7 +39,8 @@ func TestWalk(t *testing.T) {
 	w.cycle(nil) // nobody dies
 	byPoint := w.reach()
 	for _, p := range points {
-		if p.Apart != "" && byPoint[p.Name] != nil {
+		byChance := strings.HasPrefix(p.Apart, "by chance")
+		if p.Apart != "" && !byChance && byPoint[p.Name] != nil {
 			t.Errorf("%s: %q is said to be apart (%s), and is passed in %s", p.At, p.Name, p.Apart, byPoint[p.Name][0].step)
 		}
 	}
@@ -356,7 +357,7 @@ func plainRow(r report.Row) string {
 
 var (
 	leftByWork = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp|volumes/\.removing)/|^volumes/(\.removing|default)$`)
-	sets       = regexp.MustCompile(`^sets/`)                                    // of earlier commits: they are tidied in time
+	sets       = regexp.MustCompile(`^sets/`)                                                                 // of earlier commits: they are tidied in time
 	output     = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$|serving\.json$)`) // how many files depends on how fast it writes; there may have been a run before, or another that served
 	interfaces = regexp.MustCompile(`interface \S+`)
 	digests    = regexp.MustCompile(`[0-9a-f]{40,}`)

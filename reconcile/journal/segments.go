@@ -154,7 +154,7 @@ func (s *segments) append(durable bool, records []Record) error {
 
 // rotate begins the next segment and folds the oldest ones away. Where that fails there still is one to write to.
 func (s *segments) rotate() error {
-	failpoint.Here("journal: the segment full")
+	failpoint.Here("journal: the segment full") // apart: by chance, when a segment is full
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *segments) rotate() error {
 	if err = atomicfile.SyncDir(s.dir); err != nil {
 		return errors.Join(err, next.Close())
 	}
-	failpoint.Here("journal: the next segment begun")
+	failpoint.Here("journal: the next segment begun") // apart: by chance, when a segment is full
 	full := s.file
 	s.file, s.number, s.size = next, s.number+1, 0
 	if err = full.Close(); err != nil {
@@ -207,14 +207,14 @@ func (s *segments) fold(n int) error {
 	}
 	slices.Reverse(lines)
 	buf := bytes.Join(lines, nil)
-	failpoint.Here("journal: history not folded")
+	failpoint.Here("journal: history not folded") // apart: by chance, when a segment is full
 	if err := atomicfile.WriteDurable(filepath.Join(s.dir, foldedName), buf, 0o600); err != nil {
 		return err
 	}
-	failpoint.Here("journal: history folded")
+	failpoint.Here("journal: history folded") // apart: by chance, when a segment is full
 	s.written += int64(len(buf))
 	err := os.Remove(segmentPath(s.dir, n))
-	failpoint.Here("journal: the folded segment gone")
+	failpoint.Here("journal: the folded segment gone") // apart: by chance, when a segment is full
 	return err
 }
 

@@ -163,7 +163,7 @@ func TestFailed(t *testing.T) {
 		t.Errorf("failed restart of the old one: %+v", h)
 	}
 	lost := &runtime.Error{Op: "ask the supervisor to start", Err: errors.New("connection broke"), Reason: runtime.ReasonSupervisorLost}
-	if soon := plan.Failed(plan.History{}, step(plan.OpCreate, "one"), lost, now, delay); !soon.NextTry.Equal(now.Add(3*time.Second)) {
+	if soon := plan.Failed(plan.History{}, step(plan.OpCreate, "one"), lost, now, delay); !soon.NextTry.Equal(now.Add(3 * time.Second)) {
 		t.Errorf("the supervisor died in it: %+v", soon)
 	}
 	if h = plan.Failed(h, step(plan.OpRemove, ""), pull, now, delay); h.Digest != "" || h.Failures != 1 {

@@ -125,7 +125,7 @@ func (l Leases) take(first uint32, holder string) (bool, error) {
 		if _, err := os.Lstat(other); !errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
-		failpoint.Here("user ids: of one who is gone")
+		failpoint.Here("user ids: of one who is gone") // apart: of a state directory that is gone
 		if err := os.Remove(l.path(first)); err != nil {
 			return false, err
 		}

@@ -62,11 +62,11 @@ func (s *Store) readBlob(h v1.Hash) ([]byte, error) {
 }
 
 func (s *Store) dropCorrupt(h v1.Hash) error {
-	failpoint.Here("image: a corrupt blob there")
+	failpoint.Here("image: a corrupt blob there") // apart: where a disk went bad
 	if err := os.Remove(s.blobPath(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	failpoint.Here("image: a corrupt blob gone")
+	failpoint.Here("image: a corrupt blob gone") // apart: where a disk went bad
 	s.log.Warn("removed a corrupt blob from the image store", "digest", h.String())
 	return &corruptError{h}
 }

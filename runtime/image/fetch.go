@@ -73,7 +73,7 @@ func (src *source) fetch(ctx context.Context, l *lease, d v1.Descriptor, progres
 	}
 	defer func() { _ = f.Close() }()
 	if have() { // another process was faster
-		failpoint.Here("pull: an empty file of a blob that is there")
+		failpoint.Here("pull: an empty file of a blob that is there") // apart: where two bring one image
 		_ = os.Remove(f.Name())
 		progress(d.Size)
 		return nil

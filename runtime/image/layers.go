@@ -72,7 +72,7 @@ func writeRecord(dir string, r layerRecord) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, ".layer.json")
+	tmp := filepath.Join(dir, ".layer.json.tmp")
 	failpoint.Here("layer: its record not written")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

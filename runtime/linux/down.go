@@ -129,13 +129,13 @@ func (r *Runtime) removeCgroups() error {
 		errs = append(errs, err)
 		slices.SortFunc(dirs, func(a, b string) int { return cmp.Compare(strings.Count(b, "/"), strings.Count(a, "/")) })
 		for _, dir := range dirs {
-			failpoint.Here("down: a cgroup there")
+			failpoint.Here("down: a cgroup there") // apart: where no supervisor took it away
 			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, &fs.PathError{Op: "rmdir", Path: dir, Err: err})
 			}
 		}
-		_ = unix.Rmdir(filepath.Dir(top)) // fails while another instance has cgroups there
-		failpoint.Here("down: the cgroups gone")
+		_ = unix.Rmdir(filepath.Dir(top))        // fails while another instance has cgroups there
+		failpoint.Here("down: the cgroups gone") // apart: where no supervisor took them away
 	}
 	return errors.Join(errs...)
 }

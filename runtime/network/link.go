@@ -269,12 +269,12 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state, done *repairs) error {
 		if port == nil || port.Attrs().MasterIndex == bridge.Attrs().Index {
 			continue
 		}
-		failpoint.Here("bridge: a port not put back")
+		failpoint.Here("bridge: a port not put back") // apart: where somebody took it away
 		err := netlink.LinkSetMasterByIndex(port, bridge.Attrs().Index)
 		if err == nil {
 			err = settlePort(port, l.MAC)
 		}
-		failpoint.Here("bridge: a port put back")
+		failpoint.Here("bridge: a port put back") // apart: where somebody took it away
 		if err != nil && !isNotFound(err) {
 			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}

@@ -181,11 +181,11 @@ func (b *Bridge) removeAll(keep map[string]bool) error {
 			if keep[l.Attrs().Name] {
 				continue
 			}
-			failpoint.Here("sweep: an interface of nobody there")
+			failpoint.Here("sweep: an interface of nobody there") // apart: of a state directory that is gone
 			if err := netlink.LinkDel(l); err != nil && !isNotFound(err) {
 				return fmt.Errorf("remove interface %s: %w", l.Attrs().Name, err)
 			}
-			failpoint.Here("sweep: an interface of nobody gone")
+			failpoint.Here("sweep: an interface of nobody gone") // apart: of a state directory that is gone
 		}
 	}
 	return nil

@@ -21,11 +21,11 @@ func mountMapped(layers []string, snapshot string, root Root, ids *mapper) error
 	if len(layers) == 0 {
 		// An image of no layers: overlay wants one all the same.
 		empty := filepath.Join(snapshot, "empty")
-		failpoint.Here("overlay: no layer")
+		failpoint.Here("overlay: no layer") // apart: of an image without layers
 		if err := os.Mkdir(empty, 0o755); err != nil {
 			return err
 		}
-		failpoint.Here("overlay: an empty layer")
+		failpoint.Here("overlay: an empty layer") // apart: of an image without layers
 		layers = []string{empty}
 	}
 	mapped, detach, err := ids.layers(layers, filepath.Join(root.Bundle, "lower"))

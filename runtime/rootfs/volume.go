@@ -336,7 +336,7 @@ func (s *Store) imageFiles(p place, fn func(root string) error) (err error) {
 		return fn(p.root.Path)
 	}
 	target, snapshot := filepath.Join(p.root.Bundle, "image"), filepath.Join(s.snapshot(p.id), "image")
-	failpoint.Here("volume: the image not in sight")
+	failpoint.Here("volume: the image not in sight") // apart: for a volume that begins with the files of an image
 	if err = errors.Join(os.MkdirAll(target, 0o700), os.MkdirAll(snapshot, 0o700)); err != nil {
 		return err
 	}
@@ -344,7 +344,7 @@ func (s *Store) imageFiles(p place, fn func(root string) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unmount(target), os.RemoveAll(snapshot)) }()
-	failpoint.Here("volume: the image in sight")
+	failpoint.Here("volume: the image in sight") // apart: for a volume that begins with the files of an image
 	return fn(target)
 }
 

@@ -152,11 +152,11 @@ func (s *server) endProcess(ctx context.Context, pid int, startTime uint64) {
 	}
 	wait, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
-	failpoint.Here("clear: process 1 there")
+	failpoint.Here("clear: process 1 there") // apart: of a start cut short at one moment
 	if err := errors.Join(signalPidfd(pidfd, unix.SIGKILL), waitPidfd(wait, pidfd)); err != nil {
 		s.log.Error("cannot end process", "pid", pid, "err", err)
 	}
-	failpoint.Here("clear: process 1 ended")
+	failpoint.Here("clear: process 1 ended") // apart: of a start cut short at one moment
 }
 
 // identify gets a pidfd of process 1: the one that was kept, with which the exit of one that has ended can be told, or a
@@ -200,14 +200,14 @@ func (s *server) lost(c *container) {
 			c.warn("its exit could not be recorded: " + err.Error())
 		}
 	}
-	failpoint.Here("lost: recorded")
+	failpoint.Here("lost: recorded") // apart: where agent and supervisor are dead at an end
 	// What the container wrote and nobody moved is gone with the last who held its pipes; what was moved is recorded.
 	log, err := openLog(dir, c.rec.Request.Logs, nil)
 	if err != nil {
 		s.log.Warn("cannot repair kept output", "container", c.id, "err", err)
 	}
 	log.close()
-	failpoint.Here("lost: its output repaired")
+	failpoint.Here("lost: its output repaired") // apart: where agent and supervisor are dead at an end
 	c.destroy()
 	c.lc, c.exit = nil, &e
 	close(c.exited)

@@ -68,9 +68,9 @@ func (s *server) start(ctx context.Context, req StartRequest, configure func(pid
 			defer old.op.Unlock()
 			return old.started(), nil
 		}
-		failpoint.Here("launch: the ended one there")
+		failpoint.Here("launch: the ended one there") // apart: where a caller left the run before
 		err := os.RemoveAll(old.dir)
-		failpoint.Here("launch: the ended one gone")
+		failpoint.Here("launch: the ended one gone") // apart: where a caller left the run before
 		if err == nil {
 			s.mu.Lock()
 			s.containers[req.ID] = c

@@ -190,7 +190,7 @@ func (s *server) answered(w *waiting) {
 
 // become executes the file binary in place of this program.
 func (s *server) become(binary *os.File, args []string) error {
-	failpoint.Here("upgrade: at rest")
+	failpoint.Here("upgrade: at rest") // apart: between releases: TestKilledDuringUpgrades
 	h, fds, err := s.handOver()
 	defer func() { closeFDs(fds...) }()
 	if err != nil {
@@ -208,7 +208,7 @@ func (s *server) become(binary *os.File, args []string) error {
 		}
 	}
 	env := append(os.Environ(), handoverEnv+"="+strconv.Itoa(state))
-	failpoint.Here("upgrade: handed over")
+	failpoint.Here("upgrade: handed over") // apart: between releases: TestKilledDuringUpgrades
 	// no failpoint: who comes next passes those of its start
 	return &os.PathError{Op: "execute", Path: binary.Name(), Err: unix.Exec("/proc/self/fd/"+strconv.Itoa(int(binary.Fd())), args, env)}
 }

@@ -191,11 +191,13 @@ func (x *executor) starting(ctx context.Context, spec runtime.Spec) (started fun
 // takeAway stops and removes what the step says goes.
 func (x *executor) takeAway(ctx context.Context, j *job) error {
 	for _, r := range j.step.Remove {
-		if err := x.drain(ctx, j, r); err != nil {
-			return err
-		}
-		if err := x.stop(ctx, j, r); err != nil {
-			return err
+		if !r.Ended {
+			if err := x.drain(ctx, j, r); err != nil {
+				return err
+			}
+			if err := x.stop(ctx, j, r); err != nil {
+				return err
+			}
 		}
 		if err := x.rt.Remove(ctx, r.ID); err != nil {
 			return err

@@ -118,7 +118,7 @@ func removals(lists ...[]*runtime.Status) []Removal {
 	var out []Removal
 	for _, s := range slices.Concat(lists...) {
 		if s != nil {
-			out = append(out, Removal{ID: s.ID, Grace: s.Spec.StopGrace})
+			out = append(out, Removal{ID: s.ID, Grace: s.Spec.StopGrace, Ended: s.State == runtime.StateExited})
 		}
 	}
 	return out

@@ -256,6 +256,8 @@ type Removal struct {
 	Grace time.Duration
 	// Drain gives established connections time to end, up to Grace, before it is stopped.
 	Drain bool
+	// Ended says that it has ended already: there is nothing to stop.
+	Ended bool
 }
 
 // Hold is a name that is not as it should be and why nothing is done for it now.

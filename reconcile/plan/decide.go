@@ -62,10 +62,18 @@ func (c *computation) create(w *work) {
 // change brings a container from what it was made from to what is wanted. While that is not possible, the old one is
 // kept alive.
 func (c *computation) change(w *work) {
+	if old, ok := c.become(w); ok && w.step == nil {
+		c.keepAlive(w, old)
+	}
+}
+
+// become has a container take over what it can of what is wanted, and replaces it for the rest. It returns what the container
+// was made from; false where that cannot be read.
+func (c *computation) become(w *work) (old manifest.Workload, ok bool) {
 	old, err := manifest.DecodeWorkload(w.keep.Spec.Origin)
 	if err != nil {
 		c.replace(w, "what it was made from cannot be read: "+err.Error(), nil)
-		return
+		return old, false
 	}
 	changes := manifest.Diff(old, *w.want)
 	if manifest.Strongest(changes) == manifest.ClassReplace {
@@ -73,9 +81,7 @@ func (c *computation) change(w *work) {
 	} else {
 		c.update(w, changes)
 	}
-	if w.step == nil {
-		c.keepAlive(w, old)
-	}
+	return old, true
 }
 
 // replace makes a new container in the place of the old.

@@ -212,7 +212,7 @@ func (c *computation) pursue(w *work) {
 	case s.ID == r.Stale:
 		c.replace(w, c.whyAgain(w), nil)
 	case s.Spec.OriginDigest != w.want.Digest:
-		c.changeJob(w)
+		c.become(w)
 	case s.State == runtime.StateRunning:
 		c.watchJob(w, r)
 	case s.State == runtime.StateCreated:
@@ -236,21 +236,6 @@ func (c *computation) whyAgain(w *work) string {
 		return summary(changes)
 	}
 	return "it was asked to run again"
-}
-
-// changeJob has a container of the Job take over what it can, and replaces it for the rest.
-func (c *computation) changeJob(w *work) {
-	old, err := manifest.DecodeWorkload(w.keep.Spec.Origin)
-	if err != nil {
-		c.replace(w, "what it was made from cannot be read: "+err.Error(), nil)
-		return
-	}
-	changes := manifest.Diff(old, *w.want)
-	if manifest.Strongest(changes) == manifest.ClassReplace {
-		c.replace(w, summary(changes), changes)
-	} else {
-		c.update(w, changes)
-	}
 }
 
 // watchJob waits for a Job that runs.

@@ -319,7 +319,7 @@ func (w *walk) look() outcome {
 		case strings.HasSuffix(rel, ".1.tmp"), rel == "images/tmp/1":
 			w.t.Errorf("%s, of a process that died two days ago, is there still", rel)
 			return nil
-		case strings.HasSuffix(rel, ".tmp"), leftByWork.MatchString(rel), sets.MatchString(rel), output.MatchString(rel): // of one that has just died and goes in time, or no matter
+		case strings.HasSuffix(rel, ".tmp"), leftByWork.MatchString(rel), sets.MatchString(rel), output.MatchString(rel), generations.MatchString(rel): // of one that has just died and goes in time, or no matter
 			return nil
 		}
 		out.state = append(out.state, "file: "+w.normal(rel, ids))
@@ -356,12 +356,13 @@ func plainRow(r report.Row) string {
 }
 
 var (
-	leftByWork = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp|volumes/\.removing)/|^volumes/(\.removing|default)$`)
-	sets       = regexp.MustCompile(`^sets/`)                                                                 // of earlier commits: they are tidied in time
-	output     = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$|serving\.json$)`) // how many files depends on how fast it writes; there may have been a run before, or another that served
-	interfaces = regexp.MustCompile(`interface \S+`)
-	digests    = regexp.MustCompile(`[0-9a-f]{40,}`)
-	numbers    = regexp.MustCompile(`[0-9]+`)
+	leftByWork  = regexp.MustCompile(`^(images/leases|images/tmp|layers/tmp|volumes/\.removing)/|^volumes/(\.removing|default)$`)
+	sets        = regexp.MustCompile(`^sets/`)                                                                 // of earlier commits: they are tidied in time
+	output      = regexp.MustCompile(`^containers/[^/]+/((stdout|stderr|index)\.|exit\.json$|serving\.json$)`) // how many files depends on how fast it writes; there may have been a run before, or another that served
+	generations = regexp.MustCompile(`^snapshots/[^/]+/files/[^/]+/\.\.[^/]+/`)                                // of files that were swapped: one before the present stays
+	interfaces  = regexp.MustCompile(`interface \S+`)
+	digests     = regexp.MustCompile(`[0-9a-f]{40,}`)
+	numbers     = regexp.MustCompile(`[0-9]+`)
 )
 
 func (w *walk) normal(text string, ids map[string]string) string {

@@ -36,9 +36,9 @@ func (s *server) adopt(ctx context.Context, given map[runtime.ID]belongings) err
 		if err := readJSON(filepath.Join(dir, recordFile), &rec); err != nil {
 			s.log.Error("cannot read record of container", "container", e.Name(), "err", err)
 			if errors.Is(err, fs.ErrNotExist) {
-				failpoint.Here("adopt: a run directory without a record")
+				failpoint.Here("adopt: a run directory without a record") // apart: by chance, after a death at one moment
 				_ = os.RemoveAll(dir) // nothing was made before the record
-				failpoint.Here("adopt: it is gone")
+				failpoint.Here("adopt: it is gone") // apart: by chance, after a death at one moment
 			}
 			continue
 		}

@@ -37,8 +37,8 @@ func (s *server) adopt(ctx context.Context, given map[runtime.ID]belongings) err
 			s.log.Error("cannot read record of container", "container", e.Name(), "err", err)
 			if errors.Is(err, fs.ErrNotExist) {
 				failpoint.Here("adopt: a run directory without a record") // apart: by chance, after a death at one moment
-				_ = os.RemoveAll(dir) // nothing was made before the record
-				failpoint.Here("adopt: it is gone") // apart: by chance, after a death at one moment
+				_ = os.RemoveAll(dir)                                     // nothing was made before the record
+				failpoint.Here("adopt: it is gone")                       // apart: by chance, after a death at one moment
 			}
 			continue
 		}

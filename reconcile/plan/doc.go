@@ -9,9 +9,11 @@
 //
 //   - select.go: which of a name's containers counts, which are leftovers;
 //   - decide.go: what that name needs, by comparing what it was made from with what is wanted;
+//   - update.go and rollback.go: how far a new container is with proving itself, and what goes back if it does not;
+//   - jobs_advance.go, jobs.go and cron.go: what has run and is due (Ledger), and the containers that follow from it;
 //   - backoff.go: whether it is time for it, after failures and crashes;
 //   - refuse.go: whether this server can and may run it;
-//   - order.go: what has to wait for what;
+//   - depend.go and order.go: what has to wait for what;
 //   - guards.go: whether the commit as a whole is let through;
 //   - lower.go: what a manifest means to a runtime.
 package plan

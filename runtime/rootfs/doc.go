@@ -11,5 +11,6 @@
 // what is inside a root file system nor what a host path turns out to be.
 //
 // Start reading at Store in store.go, then setup.go; idmap.go is how ids are mapped, hostpath.go and secret.go are
-// where the server's files are guarded; disk.go, on ext4.go and loop.go, is how a limit on disk is kept.
+// where the server's files are guarded; swap.go changes files below a running container; disk.go, on ext4.go and loop.go,
+// is how a limit on disk is kept.
 package rootfs

@@ -86,6 +86,23 @@ func BenchmarkFound(b *testing.B) {
 	}
 }
 
+// BenchmarkFoundCapture is what each start of a Job with a capture costs, where many were captured.
+func BenchmarkFoundCapture(b *testing.B) {
+	s := newStore(b, allowing("/usr", "/bin"))
+	take := func(key string) {
+		if _, err := s.Capture(b.Context(), same("/bin/sh"), key); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for n := range 50 {
+		take(fmt.Sprint(n))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		take("25")
+	}
+}
+
 func BenchmarkCapture(b *testing.B) {
 	s := newStore(b, allowing("/usr", "/bin"))
 	n := 0

@@ -42,7 +42,7 @@ func (s *Store) Capture(ctx context.Context, paths []runtime.Path, key string) (
 	if err != nil {
 		return Image{}, s.captureFailure(op, err)
 	}
-	s.use(img.Digest)
+	s.use(img)
 	return img, nil
 }
 

@@ -34,7 +34,7 @@ func (s *Store) Ensure(ctx context.Context, r Request) (Image, error) {
 	if err != nil {
 		return Image{}, s.failure(op, r.Name, err)
 	}
-	s.use(img.Digest)
+	s.use(img)
 	return img, nil
 }
 
@@ -270,11 +270,7 @@ func (s *Store) bring(ctx context.Context, l *lease, m *v1.Manifest, want runtim
 	if err := fetch(ctx, m.Config); err != nil {
 		return err
 	}
-	b, err := s.readBlob(m.Config.Digest)
-	if err != nil {
-		return err
-	}
-	cfg, err := parseConfig(b, m)
+	cfg, err := s.config(m)
 	if err != nil {
 		return err
 	}
@@ -349,13 +345,10 @@ func parseManifest(b []byte) (*v1.Manifest, error) {
 // maxLayers is docker's bound for an image.
 const maxLayers = 127
 
-func parseConfig(b []byte, m *v1.Manifest) (*v1.ConfigFile, error) {
+func parseConfig(b []byte) (*v1.ConfigFile, error) {
 	var cfg v1.ConfigFile
 	if err := json.Unmarshal(b, &cfg); err != nil {
 		return nil, badImage("its configuration is not valid: %s", clip(err.Error()))
-	}
-	if len(cfg.RootFS.DiffIDs) != len(m.Layers) {
-		return nil, badImage("its configuration names %d layers, its manifest %d", len(cfg.RootFS.DiffIDs), len(m.Layers))
 	}
 	return &cfg, nil
 }

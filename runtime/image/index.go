@@ -23,16 +23,31 @@ const refName = "org.opencontainers.image.ref.name"
 
 func (s *Store) indexPath() string { return filepath.Join(s.images, "index.json") }
 
-// readIndex returns the store's index. One that cannot be read is put aside: what is in use is found by its digest,
-// and the rest is pulled again, mostly without a download.
+// readIndex returns the store's index, which the caller must not change.
 func (s *Store) readIndex() (*v1.IndexManifest, error) {
-	empty := &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
-	b, err := os.ReadFile(s.indexPath())
+	index, err := s.index.get(s.indexPath(), s.parseIndex)
 	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
+		return newIndex(), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the image store: %w", err)
+	}
+	return index, nil
+}
+
+func newIndex() *v1.IndexManifest {
+	return &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
+}
+
+// parseIndex reads the store's index. One that cannot be read is put aside: what is in use is found by its digest,
+// and the rest is pulled again, mostly without a download.
+func (s *Store) parseIndex() (*v1.IndexManifest, error) {
+	b, err := os.ReadFile(s.indexPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return newIndex(), nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	var index v1.IndexManifest
 	if err := json.Unmarshal(b, &index); err != nil {
@@ -40,10 +55,10 @@ func (s *Store) readIndex() (*v1.IndexManifest, error) {
 		s.log.Error("the index of the image store is corrupt: putting it aside and beginning a new one", "file", aside, "error", err)
 		failpoint.Here("image: a corrupt index there")
 		if err := os.Rename(s.indexPath(), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("put aside the corrupt index of the image store: %w", err)
+			return nil, fmt.Errorf("put aside the corrupt index: %w", err)
 		}
 		failpoint.Here("image: a corrupt index aside")
-		return empty, nil
+		return newIndex(), nil
 	}
 	return &index, nil
 }
@@ -54,9 +69,9 @@ func (s *Store) changeIndex(fn func(*v1.IndexManifest) (bool, error)) error {
 }
 
 func (s *Store) changeIndexLocked(fn func(*v1.IndexManifest) (bool, error)) error {
-	index, err := s.readIndex()
+	index, err := s.parseIndex() // of its own: fn changes it
 	if err != nil {
-		return err
+		return fmt.Errorf("read the image store: %w", err)
 	}
 	changed, err := fn(index)
 	if err != nil || !changed {

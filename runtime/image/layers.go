@@ -57,9 +57,16 @@ func (s *Store) layerDir(chain v1.Hash) string { return filepath.Join(s.layers, 
 
 // layer returns the record of a layer that is here and whole.
 func (s *Store) layer(chain v1.Hash) (layerRecord, bool) {
-	var r layerRecord
-	b, err := os.ReadFile(filepath.Join(s.layerDir(chain), "layer.json"))
-	if err != nil || json.Unmarshal(b, &r) != nil || r.Version != layerVersion || !r.Synced && r.Boot != s.boot {
+	path := filepath.Join(s.layerDir(chain), "layer.json")
+	r, err := s.records.get(path, func() (layerRecord, error) {
+		var r layerRecord
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return r, err
+		}
+		return r, json.Unmarshal(b, &r)
+	})
+	if err != nil || r.Version != layerVersion || !r.Synced && r.Boot != s.boot {
 		return layerRecord{}, false
 	}
 	info, err := os.Lstat(filepath.Join(s.layerDir(chain), "fs"))

@@ -60,6 +60,11 @@ type Store struct {
 	slotting sync.Mutex
 	slots    map[string]chan struct{} // for each registry, one for each download: one that hangs holds up no other
 
+	index     kept[*v1.IndexManifest]
+	manifests kept[*v1.Manifest]
+	configs   kept[*v1.ConfigFile]
+	records   kept[layerRecord]
+
 	pulls     flights
 	fetches   flights
 	unpacking flights
@@ -188,7 +193,7 @@ func (s *Store) load(h v1.Hash, ref string) (Image, bool, error) {
 		return Image{}, false, err
 	}
 	img := Image{
-		Ref: ref, Digest: h.String(), Config: cfg.Config, Created: cfg.Created.Time,
+		Ref: ref, Digest: h.String(), Config: *cfg.Config.DeepCopy(), Created: cfg.Created.Time,
 		Platform: normal(runtime.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}),
 		Size:     m.Config.Size,
 	}
@@ -217,22 +222,44 @@ func (s *Store) load(h v1.Hash, ref string) (Image, bool, error) {
 	return img, true, nil
 }
 
-// manifest reads an image's manifest and configuration and checks that they belong together.
+// manifest reads an image's manifest and configuration, checks that they belong together, and returns them for reading only.
 func (s *Store) manifest(h v1.Hash) (*v1.Manifest, *v1.ConfigFile, error) {
-	b, err := s.readBlob(h)
+	m, err := s.manifests.get(s.blobPath(h), func() (*v1.Manifest, error) {
+		b, err := s.readBlob(h)
+		if err != nil {
+			return nil, err
+		}
+		return parseManifest(b)
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := parseManifest(b)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := s.readBlob(m.Config.Digest)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg, err := parseConfig(c, m)
+	cfg, err := s.config(m)
 	return m, cfg, err
+}
+
+// config reads the configuration that a manifest names.
+func (s *Store) config(m *v1.Manifest) (*v1.ConfigFile, error) {
+	h := m.Config.Digest
+	cfg, err := s.configs.get(s.blobPath(h), func() (*v1.ConfigFile, error) {
+		b, err := s.readBlob(h)
+		if err != nil {
+			return nil, err
+		}
+		cfg, err := parseConfig(b)
+		if err != nil {
+			return nil, err
+		}
+		cfg.History = nil // most of it, often, and asked for by nobody
+		return cfg, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(cfg.RootFS.DiffIDs) != len(m.Layers) {
+		return nil, badImage("its configuration names %d layers, its manifest %d", len(cfg.RootFS.DiffIDs), len(m.Layers))
+	}
+	return cfg, nil
 }
 
 // diskUsage is what df shows under Use%.
@@ -253,15 +280,22 @@ func (s *Store) diskUsage() (int, error) {
 	return int((used*100 + all - 1) / all), nil
 }
 
+// usedAgain is how long an image's last use stands for the uses that follow. Collect needs to know it no better, and what
+// is used every second need not be written to disk, nor be read again, every second.
+const usedAgain = time.Minute
+
 // use says that an image was asked for just now, for Collect.
-func (s *Store) use(digest string) {
-	h, err := v1.NewHash(digest)
+func (s *Store) use(img Image) {
+	h, err := v1.NewHash(img.Digest)
 	if err != nil {
 		return
 	}
 	now := time.Now()
+	if since := now.Sub(img.LastUsed); since >= 0 && since < usedAgain {
+		return
+	}
 	if err := os.Chtimes(s.blobPath(h), now, now); err != nil {
-		s.log.Debug("cannot note the use of an image", "digest", digest, "error", err)
+		s.log.Debug("cannot note the use of an image", "digest", img.Digest, "error", err)
 	}
 }
 

@@ -6,16 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
 	"reconciler/runtime/failpoint"
-	"reconciler/runtime/idrange"
 )
 
 // NotMappableError says that files cannot be shown with user ids of a container's own.
@@ -53,25 +49,6 @@ func (m *mapper) close() {
 	if m != nil {
 		_ = m.userns.Close()
 	}
-}
-
-// newUserNamespace makes a user namespace that maps 0 to 65535 to the ids from first on.
-func newUserNamespace(first int) (*os.File, error) {
-	// A process that is traced stops before it executes anything. It is killed there: all that is wanted of it is its
-	// namespace. The thread that traces it must not end before.
-	goruntime.LockOSThread()
-	defer goruntime.UnlockOSThread()
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: idrange.Size}}
-	p, err := os.StartProcess("/proc/self/exe", []string{"user-namespace"}, &os.ProcAttr{
-		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Ptrace: true},
-	})
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open("/proc/" + strconv.Itoa(p.Pid) + "/ns/user")
-	_ = p.Kill()
-	_, _ = p.Wait()
-	return f, err
 }
 
 // apply maps the ids of a tree of mounts that is not attached yet.

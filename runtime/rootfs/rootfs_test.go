@@ -23,13 +23,13 @@ func nobody(string, string) []runtime.Name { return nil }
 
 type bench struct {
 	*rootfs.Store
-	t               *testing.T
+	t               testing.TB
 	state, run, dir string
 	layer           string
 }
 
 // newStore makes a store whose leftovers fail the test.
-func newStore(t *testing.T) *bench {
+func newStore(t testing.TB) *bench {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,23 +117,32 @@ func lockDir(dir string) (*os.File, error) {
 	return lock, nil
 }
 
-// isMountPoint asks the kernel for the root of the mount that dir is in (statx's STATX_ATTR_MOUNT_ROOT, Linux 5.8), and
-// before that compares the devices of dir and its parent, which is enough for a tmpfs.
+// isMountPoint is isMountRoot, and false of what is not there. Before Linux 5.8 it compares the devices of dir and its
+// parent, which is enough for a tmpfs.
 func isMountPoint(dir string) (bool, error) {
-	var stx unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stx)
+	mounted, err := isMountRoot(dir)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("statx %s: %w", dir, err)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return mounted, err
 	}
-	if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
-		return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	var own, parent unix.Stat_t
+	if err = errors.Join(unix.Lstat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
+		return false, fmt.Errorf("compare %s with where it is: %w", dir, err)
 	}
-	var parent unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, filepath.Dir(dir), 0, unix.STATX_TYPE, &parent); err != nil {
-		return false, fmt.Errorf("statx %s: %w", filepath.Dir(dir), err)
+	return own.Dev != parent.Dev, nil
+}
+
+// isMountRoot asks the kernel whether path is the root of the mount that it is in. Before Linux 5.8 the error wraps
+// errors.ErrUnsupported.
+func isMountRoot(path string) (bool, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &stx); err != nil {
+		return false, &fs.PathError{Op: "statx", Path: path, Err: err}
 	}
-	return stx.Dev_major != parent.Dev_major || stx.Dev_minor != parent.Dev_minor, nil
+	if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, &fs.PathError{Op: "statx", Path: path, Err: errors.ErrUnsupported}
+	}
+	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

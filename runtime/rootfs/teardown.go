@@ -25,7 +25,7 @@ func (s *Store) Teardown(id runtime.ID) error {
 	}
 	s.counted.Delete(id)
 	failpoint.Here("teardown: not begun")
-	if err := unmountBelow(s.Bundle(id)); err != nil {
+	if err := unmountBundle(s.Bundle(id)); err != nil {
 		return err
 	}
 	failpoint.Here("teardown: unmounted")
@@ -71,6 +71,36 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// unmountBundle is unmountBelow for the few files of a bundle, each of which is asked whether something is mounted on it: the
+// list of all mounts has those of every other container too. Mounts that are in use, or that others lie below, are left to
+// unmountBelow.
+func unmountBundle(bundle string) error {
+	err := filepath.WalkDir(bundle, func(path string, _ fs.DirEntry, err error) error {
+		if path == bundle && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for range 8 { // mounts may lie on top of each other
+			mounted, err := isMountRoot(path)
+			if err != nil || !mounted {
+				return err
+			}
+			if err = unmountOnce(path); err != nil {
+				return err
+			}
+		}
+		return errKeepsComing
+	})
+	if err != nil {
+		return unmountBelow(bundle)
+	}
+	return nil
+}
+
+var errKeepsComing = errors.New("mounts keep coming back")
+
 // unmountBelow unmounts everything on dir and below, the last mounted first, and makes sure of it: whoever removes the
 // directory next must not reach through a mount that stayed.
 func unmountBelow(dir string) error {
@@ -98,28 +128,32 @@ func unmountBelow(dir string) error {
 			}
 		}
 	}
-	return fmt.Errorf("unmount %s: mounts keep coming back", dir)
+	return fmt.Errorf("unmount %s: %w", dir, errKeepsComing)
 }
 
 // unmount waits a little for a mount that is still in use: the kernel takes the mounts of a dead container's namespace
 // away after its last process is gone. Then it detaches.
 func unmount(path string) error {
-	deadline := time.Now().Add(time.Second)
-	for {
-		failpoint.Here("unmount: not yet")
-		err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		err := unmountOnce(path)
 		switch {
-		case err == nil:
-			failpoint.Here("unmount: one mount less")
-			return nil
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			return nil // gone, or not a mount any more
 		case !errors.Is(err, unix.EBUSY):
 			return err
 		case time.Now().After(deadline):
 			// no failpoint: the one before is that of the first try
 			return unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
-		time.Sleep(time.Millisecond)
 	}
+}
+
+func unmountOnce(path string) error {
+	failpoint.Here("unmount: not yet")
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil // gone, or not a mount any more
+	}
+	if err == nil {
+		failpoint.Here("unmount: one mount less")
+	}
+	return err
 }

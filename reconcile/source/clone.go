@@ -72,9 +72,9 @@ func (s *Source) owner(st *store) (string, error) {
 	return url + " " + branch.Short(), nil
 }
 
-// cloneAnew clones into a directory beside the clone and puts it in the clone's place. Trees that were handed out go on
+// cloneAnew clones so many commits into a directory beside the clone and puts it in the clone's place. Trees that were handed out go on
 // reading: they ask for objects, wherever those are.
-func (s *Source) cloneAnew(talk *conversation) (_ manifest.Revision, err error) {
+func (s *Source) cloneAnew(talk *conversation, depth int) (_ manifest.Revision, err error) {
 	dir := s.clonePath()
 	failpoint.Here("clone: not begun")
 	leftovers, _ := filepath.Glob(dir + ".*-*") // the pattern is fine
@@ -96,7 +96,7 @@ func (s *Source) cloneAnew(talk *conversation) (_ manifest.Revision, err error) 
 		return manifest.Revision{}, err
 	}
 	failpoint.Here("clone: a repository without commits")
-	if err = s.receive(tmp, talk, request{depth: 1}); err != nil {
+	if err = s.receive(tmp, talk, request{depth: depth}); err != nil {
 		return manifest.Revision{}, err
 	}
 	failpoint.Here("clone: received, without a branch")

@@ -252,7 +252,8 @@ func TestManyPacks(t *testing.T) {
 	t.Parallel()
 	r := sourcetest.NewRepo(t)
 	r.CommitPush("one", sourcetest.Files{"a.yaml": "0"})
-	cfg := source.Config{URL: sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{}).Repo("fleet.git"), StateDir: t.TempDir()}
+	server := sourcetest.GitHTTP(t, r.Root, sourcetest.HTTPOptions{})
+	cfg := source.Config{URL: server.Repo("fleet.git"), StateDir: t.TempDir()}
 	s := open(t, cfg)
 	first := fetch(t, s).Commit
 	pack := glob(t, cfg.StateDir, "repo.git/objects/pack/*.pack")[0]
@@ -270,8 +271,12 @@ func TestManyPacks(t *testing.T) {
 	if n := len(glob(t, cfg.StateDir, "repo.git/objects/pack/*.pack")); n != 1 {
 		t.Errorf("%d packs", n)
 	}
+	server.Requests()
 	if ok, err := s.Descends(t.Context(), first, next); !ok || err != nil {
 		t.Errorf("history is lost: %v %v", ok, err)
+	}
+	if asked := server.Requests(); len(asked) > 0 {
+		t.Errorf("to see that the branch went on, the whole history was fetched: %v", asked)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 // maxPacks is how many packs a clone may have. Each fetch adds one and each slows every read; a clone with more is made
-// again, which leaves the packing to the server.
+// again, which leaves the packing to the server. It is then as many commits deep: what is in force is in it still, as long
+// as no push brings as many, and Descends need not ask for the whole history.
 const maxPacks = 100
 
 // cloneAgainAfter is how long a clone that was just made, and still misses objects, is left alone: then the server's
@@ -107,7 +108,7 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 	}
 	defer func() { _ = talk.Close() }()
 	if st == nil {
-		return s.cloneAnew(talk)
+		return s.cloneAnew(talk, 1)
 	}
 	rev, err := s.update(st, talk)
 	if errors.Is(err, ErrCorrupt) {
@@ -117,7 +118,7 @@ func (s *Source) fetchRemote(ctx context.Context) (manifest.Revision, error) {
 			return manifest.Revision{}, askErr
 		}
 		defer func() { _ = again.Close() }()
-		return s.cloneAnew(again)
+		return s.cloneAnew(again, 1)
 	}
 	return rev, err
 }
@@ -155,7 +156,7 @@ func (s *Source) update(st *store, talk *conversation) (manifest.Revision, error
 	}
 	if packs, err := countPacks(st.at.dir); err == nil && packs >= maxPacks {
 		s.log.Info("the clone has many packs and is made again", "url", s.at.display, "packs", packs)
-		return s.cloneAnew(talk)
+		return s.cloneAnew(talk, maxPacks)
 	}
 	// A branch that was moved back to a commit that is here needs nothing.
 	if c, err := st.commit(talk.want); err != nil {

@@ -151,7 +151,7 @@ func recent(st *store, head plumbing.Hash) ([]plumbing.Hash, error) {
 			if slices.Contains(haves, p) {
 				continue
 			}
-			if c, err := st.commit(p); err == nil {
+			if c, err := st.seen(p); err == nil {
 				haves = append(haves, p)
 				todo = append(todo, c)
 			}

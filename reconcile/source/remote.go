@@ -159,7 +159,7 @@ func (s *Source) update(st *store, talk *conversation) (manifest.Revision, error
 		return s.cloneAnew(talk, maxPacks)
 	}
 	// A branch that was moved back to a commit that is here needs nothing.
-	if c, err := st.commit(talk.want); err != nil {
+	if c, err := st.seen(talk.want); err != nil {
 		haves, err := recent(st, have)
 		if err != nil {
 			return manifest.Revision{}, err

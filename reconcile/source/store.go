@@ -62,7 +62,7 @@ func (s *store) reopenLocked() error {
 	if s.at.common != s.at.dir {
 		files = dotgit.NewRepositoryFilesystem(files, osfs.New(s.at.common))
 	}
-	s.sto = filesystem.NewStorageWithOptions(files, cache.NewObjectLRU(objectCacheSize), filesystem.Options{
+	s.sto = filesystem.NewStorageWithOptions(buffering{files}, cache.NewObjectLRU(objectCacheSize), filesystem.Options{
 		KeepDescriptors:      true,
 		LargeObjectThreshold: MaxReadFile,
 		AlternatesFS:         osfs.New("/"),
@@ -106,7 +106,18 @@ func (s *store) get(t plumbing.ObjectType, h plumbing.Hash) (plumbing.EncodedObj
 func (s *store) commit(h plumbing.Hash) (*object.Commit, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	obj, err := s.get(plumbing.CommitObject, h)
+	return s.decodeCommit(h, s.get)
+}
+
+// seen is commit for one that is likely not here: it does not look again, which reads the index of each pack.
+func (s *store) seen(h plumbing.Hash) (*object.Commit, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.decodeCommit(h, s.sto.EncodedObject)
+}
+
+func (s *store) decodeCommit(h plumbing.Hash, get func(plumbing.ObjectType, plumbing.Hash) (plumbing.EncodedObject, error)) (*object.Commit, error) {
+	obj, err := get(plumbing.CommitObject, h)
 	switch {
 	case errors.Is(err, plumbing.ErrObjectNotFound):
 		return nil, fmt.Errorf("%w %s", ErrUnknownCommit, h)

@@ -23,9 +23,7 @@ const inside = "eth0"
 // away first. After an error nothing is left of it.
 func (b *Bridge) Attach(ctx context.Context, l Lease, ns *os.File, limits Limits) error {
 	op := fmt.Sprintf("attach %s to bridge %s", l.Name, b.names.bridge)
-	// The rules come first: an interface without elements can send nothing.
-	failpoint.Here("attach: not begun")
-	if err := b.admit(ctx, l); err != nil {
+	if err := b.admit(l); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	failpoint.Here("attach: admitted")
@@ -42,15 +40,17 @@ func (b *Bridge) Attach(ctx context.Context, l Lease, ns *os.File, limits Limits
 	return nil
 }
 
-// admit makes sure that the lease is held and that the kernel has the rules and elements for it.
-func (b *Bridge) admit(ctx context.Context, l Lease) error {
-	return b.change(ctx, func(st *state, changed bool) (bool, error) {
-		held := st.find(l.ID)
-		if held == nil || held.IP != l.IP || held.IPv6 != l.IPv6 {
-			return false, &runtime.Error{Op: "use address " + l.IP.String(), ID: l.ID, Err: fmt.Errorf("%s has no lease of it any more", l.ID), Hint: "start the container again"}
-		}
-		return changed, b.exchange(ctx, st, nil, senderElements(b.names, l))
-	})
+// admit makes sure that the lease is held. What lets its holder send came with it.
+func (b *Bridge) admit(l Lease) error {
+	st, err := b.store.read()
+	if err != nil {
+		return err
+	}
+	held := st.find(l.ID)
+	if held == nil || held.IP != l.IP || held.IPv6 != l.IPv6 {
+		return &runtime.Error{Op: "use address " + l.IP.String(), ID: l.ID, Err: fmt.Errorf("%s has no lease of it any more", l.ID), Hint: "start the container again"}
+	}
+	return nil
 }
 
 // plug makes the pair of interfaces, the container's end directly in its namespace.

@@ -163,27 +163,3 @@ func TestAttachToAnotherUsersNamespace(t *testing.T) {
 	answer, err := space{file: ns}.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
 	want(t, "to a neighbour", answer, err, "b "+l.IP.String())
 }
-
-// The cost of a container must not grow with their number: compare the first hundreds.
-func BenchmarkAttach(b *testing.B) {
-	for _, before := range []int{10, 200} {
-		b.Run(fmt.Sprintf("beside %d", before), func(b *testing.B) {
-			e := newEnv(b)
-			for i := range before {
-				c := e.container(fmt.Sprintf("c%d", i), network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000})
-				e.publish(c, tcp(uint16(10000+i), 80))
-			}
-			ns := newSpace(b)
-			for i := 0; b.Loop(); i++ {
-				id := runtime.ID(fmt.Sprintf("x%d", i))
-				l, err := e.bridge.Lease(background, id, runtime.Name{Name: "x"}, nil)
-				must(b, err)
-				must(b, e.bridge.Attach(background, l, ns.file, network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000}))
-				must(b, e.bridge.Publish(background, id, []runtime.Port{tcp(9999, 80)}))
-				b.StopTimer()
-				must(b, e.bridge.Release(background, id))
-				b.StartTimer()
-			}
-		})
-	}
-}

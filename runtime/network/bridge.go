@@ -35,7 +35,9 @@ type Bridge struct {
 
 // Open returns the network of an instance. It makes nothing.
 func Open(cfg Config) *Bridge {
-	return &Bridge{cfg: cfg, names: namesOf(cfg.Instance), store: store{dir: filepath.Join(cfg.StateDir, "network")}}
+	b := &Bridge{cfg: cfg, names: namesOf(cfg.Instance), store: store{dir: filepath.Join(cfg.StateDir, "network")}}
+	b.store.undo = b.restore
+	return b
 }
 
 // Gateway is the bridge's own end of the network: the containers' next hop and name server.
@@ -81,7 +83,11 @@ func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name, id
 				Op: "lease an address", ID: id, Name: name, Err: err, Hint: "give the instance a larger network with --bridge-cidr",
 			}
 		}
-		return changed || leased, nil
+		failpoint.Here("lease: not in the kernel")
+		// With the lease, not with the interface: what Repair finds is never ahead of what is recorded, nor behind.
+		err = b.exchange(ctx, st, nil, senderElements(b.names, l))
+		failpoint.Here("lease: in the kernel, not recorded")
+		return changed || leased, explain("let "+string(id)+" send", err)
 	})
 	return l, err
 }
@@ -180,6 +186,14 @@ func (b *Bridge) ensureRules(st *state, done *repairs) error {
 		done.add("changed %d elements of table %s", len(del)+len(add), b.names.table)
 	}
 	return exchange(conn, b.names.table, tables, del, add)
+}
+
+// restore makes the kernel's elements what is recorded, after a change of them that failed before it was recorded: else the
+// next look would take it for somebody else's. Where this fails too, that look repairs it.
+func (b *Bridge) restore(st *state) {
+	if b.usable(st) {
+		_ = b.ensureRules(st, nil)
+	}
 }
 
 // exchange changes elements in the kernel. Where it does not have what it should, everything is compared and repaired.

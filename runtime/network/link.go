@@ -275,7 +275,10 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state, done *repairs) error {
 			err = settlePort(port, l.MAC)
 		}
 		failpoint.Here("bridge: a port put back") // apart: where somebody took it away
-		if err != nil && !isNotFound(err) {
+		if isNotFound(err) {
+			continue // its container has just ended
+		}
+		if err != nil {
 			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}
 		joined++

@@ -193,3 +193,63 @@ func TestWatchHearsOnlyOfOurs(t *testing.T) {
 		t.Errorf("repaired %q", done)
 	}
 }
+
+// Between any two steps of a start and of a removal, and after each that failed, nobody has changed anything behind our back.
+func TestRepairFindsNothingHalfDone(t *testing.T) {
+	e := newEnv(t)
+	other := e.container("other")
+	e.publish(other, tcp(9090, 80))
+	name := runtime.Name{Namespace: "default", Name: "a"}
+	ns := newSpace(t)
+	var a network.Lease
+	taken := []runtime.Port{tcp(9090, 80)}
+	for _, step := range []struct {
+		what  string
+		do    func() error
+		fails bool
+	}{
+		{"lease, not recorded", func() (err error) {
+			return e.unrecorded(func() error { _, err = e.bridge.Lease(background, "a-1", name, nil); return err })
+		}, true},
+		{"lease", func() (err error) { a, err = e.bridge.Lease(background, "a-1", name, nil); return err }, false},
+		{"attach", func() error { return e.bridge.Attach(background, a, ns.file, network.Limits{}) }, false},
+		{"publish what another has", func() error { return e.bridge.Publish(background, a.ID, taken) }, true},
+		{"publish, not recorded", func() error {
+			return e.unrecorded(func() error { return e.bridge.Publish(background, a.ID, []runtime.Port{tcp(8080, 80)}) })
+		}, true},
+		{"publish", func() error { return e.bridge.Publish(background, a.ID, []runtime.Port{tcp(8080, 80)}) }, false},
+		{"a lease of the next of the name", func() error { _, err := e.bridge.Lease(background, "a-2", name, nil); return err }, false},
+		{"publish the next", func() error { return e.bridge.Publish(background, "a-2", []runtime.Port{tcp(8080, 80)}) }, false},
+		{"detach", func() error { return e.bridge.Detach(background, a.ID) }, false},
+		{"release, not recorded", func() error {
+			return e.unrecorded(func() error { return e.bridge.Release(background, a.ID) })
+		}, true},
+		{"release", func() error { return e.bridge.Release(background, a.ID) }, false},
+		{"the next of the name takes over", func() error {
+			_, err := e.bridge.Lease(background, "a-3", name, func(runtime.ID) bool { return true })
+			return err
+		}, false},
+		{"unpublish", func() error { return e.bridge.Unpublish(background, name) }, false},
+	} {
+		if err := step.do(); (err != nil) != step.fails {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		if done := e.repair(); len(done) > 0 {
+			t.Errorf("after %q: repaired %q, and nobody drifted", step.what, done)
+		}
+	}
+}
+
+// unrecorded runs fn while leases.json cannot be replaced.
+func (e *env) unrecorded(fn func() error) error {
+	e.t.Helper()
+	f, err := os.Open(e.cfg.StateDir + "/network/leases.json")
+	must(e.t, err)
+	defer func() { _ = f.Close() }()
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	must(e.t, err)
+	must(e.t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|immutable)))
+	defer func() { must(e.t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags))) }()
+	return fn()
+}

@@ -19,7 +19,11 @@ import (
 const machineLock = "/run/reconciler-network.lock"
 
 // store is leases.json and the lock on it.
-type store struct{ dir string }
+type store struct {
+	dir string
+	// undo is told what is recorded where a change failed, which may have come further in the kernel.
+	undo func(recorded *state)
+}
 
 func (s store) path() string { return filepath.Join(s.dir, "leases.json") }
 
@@ -35,10 +39,15 @@ func (s store) change(fn func(st *state) (changed bool, err error)) error {
 			return err
 		}
 		changed, err := fn(&st)
-		if err != nil || !changed {
-			return err
+		if err == nil && changed {
+			err = s.write(st)
 		}
-		return s.write(st)
+		if err != nil {
+			if recorded, readErr := s.read(); readErr == nil {
+				s.undo(&recorded)
+			}
+		}
+		return err
 	})
 }
 

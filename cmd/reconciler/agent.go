@@ -20,6 +20,7 @@ import (
 	"reconciler/reconcile/report"
 	"reconciler/reconcile/source"
 	"reconciler/runtime"
+	"reconciler/runtime/calm"
 	"reconciler/runtime/linux"
 	"reconciler/runtime/network"
 	"reconciler/runtime/supervisor"
@@ -57,6 +58,9 @@ func (a *app) runAgent(ctx context.Context) error {
 	agent, err := a.newAgent("agent", log)
 	if err != nil {
 		return err
+	}
+	if err = calm.Monitor(); err != nil {
+		log.Debug("the monitor thread wakes as often as it likes", "err", err)
 	}
 	log.Info("agent starts", "version", version, "node", a.set.node, "instance", a.set.instance, "state", a.set.stateDir)
 	return a.serve(ctx, agent, log)

@@ -67,7 +67,7 @@ func TestNothingIsInherited(t *testing.T) {
 			t.Error("the supervisor holds the caller's file open")
 		}
 	}
-	const look = "umask; grep SigIgn /proc/self/status; busybox env"
+	const look = "umask; grep SigIgn /proc/self/status; cat /proc/self/timerslack_ns; busybox env"
 	req := e.start("web", "sh", "-c", look+"; echo done; exec sleep 1000")
 	e.awaitLine(req, "done")
 	var first []string
@@ -79,7 +79,7 @@ func TestNothingIsInherited(t *testing.T) {
 		t.Fatalf("exec ended with %d, %v: %s", code, err, &errOut)
 	}
 	for who, got := range map[string]string{"process 1": strings.Join(first, "\n"), "exec": out.String()} {
-		if !strings.Contains(got, "0022") || !strings.Contains(got, "SigIgn:\t0000000000000000") {
+		if !strings.Contains(got, "0022") || !strings.Contains(got, "SigIgn:\t0000000000000000\n50000\n") {
 			t.Errorf("%s has odd settings: %s", who, got)
 		}
 		if strings.Contains(got, "canary") || strings.Contains(got, "_LIBCONTAINER") || strings.Contains(got, "RECONCILER") {

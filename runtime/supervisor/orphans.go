@@ -5,6 +5,8 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
+
+	"reconciler/runtime/calm"
 )
 
 // startProcess is libcontainer's Start without what a failed one leaves. It makes a process in three steps, each a child
@@ -16,6 +18,7 @@ import (
 func startProcess(lc *libcontainer.Container, proc *libcontainer.Process) error {
 	result := make(chan error, 1)
 	onOwnThread(func() {
+		_ = calm.Thread(calm.Slack) // for the monitor of libcontainer's init, which is Go's too; see reexec.go
 		err := lc.Start(proc)
 		result <- err
 		if err != nil {

@@ -6,6 +6,8 @@ import (
 	_ "github.com/opencontainers/cgroups/devices" // libcontainer sets device rules through it
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces in C before Go starts
+
+	"reconciler/runtime/calm"
 )
 
 // init is the other end of libcontainer: it executes this binary again, as "init", inside the namespaces of a new
@@ -13,6 +15,7 @@ import (
 // test binaries work because this runs before their main.
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
+		_ = calm.Thread(calm.Usual) // the command is executed on this thread, and shall not inherit what startProcess set
 		libcontainer.Init()
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime"
+	"reconciler/runtime/calm"
 	"reconciler/runtime/failpoint"
 )
 
@@ -101,6 +102,9 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 		defer leaveOwnCgroup(cfg.Instance)
 	}
 	debug.SetGCPercent(gcPercent)
+	if cerr := calm.Monitor(); cerr != nil {
+		s.log.Debug("the monitor thread wakes as often as it likes", "err", cerr)
+	}
 	ctx, s.end = context.WithCancel(ctx)
 	defer s.end()
 	s.ended = ctx.Done()

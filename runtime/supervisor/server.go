@@ -37,6 +37,8 @@ type server struct {
 	dir    string // RunDir/supervisor
 	lcRoot string // RunDir/libcontainer
 	since  time.Time
+	// environ is what this process was given, for the next release.
+	environ []string
 
 	detached bool       // started by Ensure: standard error is the log
 	logSize  sync.Mutex // held while the log is cut off
@@ -102,6 +104,10 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 		defer leaveOwnCgroup(cfg.Instance)
 	}
 	debug.SetGCPercent(gcPercent)
+	// libcontainer hands it to its init, which uses one processor only, but would make ready for all first. This process
+	// has read its own.
+	s.environ = os.Environ()
+	_ = os.Setenv("GOMAXPROCS", "1")
 	if cerr := calm.Monitor(); cerr != nil {
 		s.log.Debug("the monitor thread wakes as often as it likes", "err", cerr)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -207,7 +208,7 @@ func (s *server) become(binary *os.File, args []string) error {
 			return fmt.Errorf("hand over: %w", err)
 		}
 	}
-	env := append(os.Environ(), handoverEnv+"="+strconv.Itoa(state))
+	env := append(slices.Clone(s.environ), handoverEnv+"="+strconv.Itoa(state))
 	failpoint.Here("upgrade: handed over") // apart: between releases: TestKilledDuringUpgrades
 	// no failpoint: who comes next passes those of its start
 	return &os.PathError{Op: "execute", Path: binary.Name(), Err: unix.Exec("/proc/self/fd/"+strconv.Itoa(int(binary.Fd())), args, env)}

@@ -112,6 +112,10 @@ func TestUpgradeInPlace(t *testing.T) {
 	}
 	enough.Store(true)
 	askers.Wait()
+	// What it tells libcontainer's init is not for the next release.
+	if environ, err := os.ReadFile("/proc/" + strconv.Itoa(before.Pid) + "/environ"); err != nil || bytes.Contains(environ, []byte("GOMAXPROCS=1\x00")) {
+		t.Errorf("the new one was given %q, %v", environ, err)
+	}
 
 	for id, pid := range pids {
 		if id == deaf.ID {

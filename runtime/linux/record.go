@@ -3,13 +3,11 @@ package linux
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -123,6 +121,21 @@ func (s stateDir) read(id runtime.ID) (entry, error) {
 	if id == "" || filepath.Base(string(id)) != string(id) || id[0] == '.' {
 		return entry{}, runtime.ErrNotFound
 	}
+	at, err := stampOf(s.dir(id)) // before anything in it is looked at
+	if err != nil {
+		return entry{}, err
+	}
+	if e, ok := s.cache.entry(id, at); ok {
+		return e, nil
+	}
+	e, err := s.readFiles(id)
+	if err == nil {
+		s.cache.keep(id, at, e)
+	}
+	return e, err
+}
+
+func (s stateDir) readFiles(id runtime.ID) (entry, error) {
 	var e entry
 	rec, err := readCached(&s.cache.records, filepath.Join(s.dir(id), specFile), func(r record) int { return r.Version })
 	if bad, ok := errors.AsType[*damagedError](err); ok {
@@ -280,7 +293,7 @@ func (s stateDir) remove(id runtime.ID) error {
 		return err
 	}
 	failpoint.Here("record: gone, its directory there")
-	s.cache.forget(s.dir(id))
+	s.cache.forget(id, s.dir(id))
 	err = os.RemoveAll(s.dir(id))
 	failpoint.Here("record: its directory gone")
 	return err
@@ -292,54 +305,4 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	return atomicfile.Write(path, data, 0o600)
-}
-
-// recordCache keeps what was read of each file as long as the file is the same.
-type recordCache struct {
-	records, runs, turns cacheOfFiles
-}
-
-func (c *recordCache) forget(dir string) {
-	c.records.Delete(filepath.Join(dir, specFile))
-	c.runs.Delete(filepath.Join(dir, runFile))
-	c.turns.Delete(filepath.Join(dir, turnFile))
-}
-
-// cacheOfFiles maps a path to what is cached of it.
-type cacheOfFiles struct{ sync.Map }
-
-type cached struct {
-	ino   uint64
-	mtime unix.Timespec
-	size  int64
-	value any
-}
-
-// readCached decodes a JSON file of our own, or returns what it was when it was last read. A file is replaced, never
-// written to, so the same inode, size and time mean the same content.
-func readCached[T any](cache *cacheOfFiles, path string, version func(T) int) (T, error) {
-	var zero, value T
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return zero, &fs.PathError{Op: "stat", Path: path, Err: err}
-	}
-	if old, ok := cache.Load(path); ok {
-		c, ok := old.(cached)
-		if v, same := c.value.(T); ok && same && c.ino == st.Ino && c.mtime == st.Mtim && c.size == st.Size {
-			return v, nil
-		}
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return zero, err
-	}
-	if err := json.Unmarshal(data, &value); err != nil {
-		return zero, &damagedError{path, err}
-	}
-	if v := version(value); v != recordVersion {
-		return zero, fmt.Errorf("%s: version %d is not known to this release", path, v)
-	}
-	// If the file was replaced between the two, the next reader sees that its inode is another.
-	cache.Store(path, cached{ino: st.Ino, mtime: st.Mtim, size: st.Size, value: value})
-	return value, nil
 }

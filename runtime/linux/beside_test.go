@@ -1,6 +1,7 @@
 package linux_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -54,6 +55,38 @@ func BenchmarkBeside(b *testing.B) {
 				b.ReportMetric(float64(median(c.wall).Microseconds())/1000, what+"-ms")
 			}
 		})
+	}
+}
+
+// BenchmarkTogether starts 100 containers with everything on, two at a time, and stops and removes them all at once. It reports
+// what each of them took, and cost this process.
+func BenchmarkTogether(b *testing.B) {
+	const n = 100
+	var start, remove cost
+	for b.Loop() {
+		e := newEnv(b)
+		_ = start.of(func() error { e.crowd(n); return nil })
+		list, err := e.List(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		_ = remove.of(func() error {
+			var wg sync.WaitGroup
+			for _, st := range list {
+				wg.Go(func() {
+					if err := errors.Join(e.Stop(b.Context(), st.ID, 0), e.Remove(b.Context(), st.ID)); err != nil {
+						b.Errorf("remove %s: %v", st.ID, err)
+					}
+				})
+			}
+			wg.Wait()
+			return nil
+		})
+	}
+	for what, c := range map[string]*cost{"start": &start, "remove": &remove} {
+		each := float64(n * len(c.wall))
+		b.ReportMetric(float64(c.cpu.Microseconds())/1000/each, what+"-cpu-ms")
+		b.ReportMetric(float64(median(c.wall).Microseconds())/1000/n, what+"-ms")
 	}
 }
 

@@ -48,8 +48,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.ID, er
 		Version: recordVersion, ID: newID(spec.Name, now), CreatedAt: now.UTC(), Spec: spec,
 		ImageDigest: img.Digest, InitDigests: inits, StopSignal: img.Config.StopSignal, Warnings: append(warnings(img), vars.warnings...),
 	}
-	r.serving.Lock()
-	defer r.serving.Unlock()
+	defer r.serving.lock(spec.Name)()
 	others, err := r.entriesOf(spec.Name)
 	if err != nil {
 		return "", failure(op, "", spec.Name, err)
@@ -185,8 +184,7 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 
 // leave gives back the addresses of a container that is removed, and its record.
 func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
-	r.serving.Lock()
-	defer r.serving.Unlock()
+	defer r.serving.lock(e.Spec.Name)()
 	others, err := r.entriesOf(e.Spec.Name)
 	if err != nil {
 		r.log.Warn("removing a container beside one whose record cannot be read", "container", id, "err", err)
@@ -201,7 +199,7 @@ func (r *Runtime) leave(ctx context.Context, e entry, id runtime.ID) error {
 		if len(others) > 1 { // it may have had the ports of the one that serves, by a switch that was cut short
 			err = errors.Join(err, r.follow(ctx, e.Spec.Name, ""))
 		} else {
-			err = errors.Join(err, r.announce(ctx, nil))
+			err = errors.Join(err, r.announce(ctx, e.Spec.Name, nil))
 		}
 		if err != nil {
 			return err

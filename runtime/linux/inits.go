@@ -127,7 +127,7 @@ func (r *Runtime) attachInit(ctx context.Context, e entry, c connection) func(ne
 		if err := r.net.Attach(ctx, *c.lease, netns, bandwidth(e.Spec.Limits)); err != nil {
 			return err
 		}
-		return r.announce(ctx, nil)
+		return r.announceLeases(ctx)
 	}
 }
 

@@ -1,15 +1,11 @@
 package linux
 
-import (
-	"sync"
+import "sync"
 
-	"reconciler/runtime"
-)
-
-// locks serialises what is done to one container.
-type locks struct {
+// locks serialises what is done to one of many, such as a container.
+type locks[K comparable] struct {
 	mu   sync.Mutex
-	held map[runtime.ID]*lock
+	held map[K]*lock
 }
 
 type lock struct {
@@ -17,11 +13,11 @@ type lock struct {
 	users int
 }
 
-// lock waits until nobody else works on the container, and returns what lets the next one in.
-func (l *locks) lock(id runtime.ID) (unlock func()) {
+// lock waits until nobody else works on it, and returns what lets the next one in.
+func (l *locks[K]) lock(id K) (unlock func()) {
 	l.mu.Lock()
 	if l.held == nil {
-		l.held = map[runtime.ID]*lock{}
+		l.held = map[K]*lock{}
 	}
 	k := l.held[id]
 	if k == nil {
@@ -41,8 +37,8 @@ func (l *locks) lock(id runtime.ID) (unlock func()) {
 	}
 }
 
-// busy says whether somebody works on the container, or waits to.
-func (l *locks) busy(id runtime.ID) bool {
+// busy says whether somebody works on it, or waits to.
+func (l *locks[K]) busy(id K) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.held[id] != nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"reconciler/runtime"
 	"reconciler/runtime/failpoint"
 	"reconciler/runtime/network/dns"
 	"reconciler/runtime/supervisor"
@@ -20,19 +21,47 @@ const namesFile = "names.json"
 
 func (r *Runtime) namesPath() string { return filepath.Join(r.cfg.RunDir, namesFile) }
 
-// announce makes the names of the containers that hold addresses those that the name server knows: a name means who serves by
-// the records, or to, which is about to.
-func (r *Runtime) announce(ctx context.Context, to *entry) error {
-	r.names.Lock() // whoever wrote last must have read last
-	defer r.names.Unlock()
-	entries, err := r.entries("")
-	if err != nil { // one broken record must not hold up the others
-		r.log.Warn("cannot tell whether a container serves: its name is not answered", "err", err)
+// announcements are who answers for each name, as the name server is told.
+type announcements struct {
+	mu     sync.Mutex // whoever wrote last must have read last
+	serves map[runtime.Name]runtime.ID
+}
+
+// announce has the name server answer for a name with the addresses of a container, which may be about to serve and not on
+// record yet; nil: of none.
+func (r *Runtime) announce(ctx context.Context, name runtime.Name, to *entry) error {
+	r.announced.mu.Lock()
+	defer r.announced.mu.Unlock()
+	serves := r.whoServes()
+	if delete(serves, name); to != nil {
+		serves[name] = to.ID
 	}
-	first := servers(entries)
-	if to != nil {
-		first[to.Spec.Name] = to
+	return r.tell(ctx, serves)
+}
+
+// announceLeases tells the name server who has an address now; who serves is as it was.
+func (r *Runtime) announceLeases(ctx context.Context) error {
+	r.announced.mu.Lock()
+	defer r.announced.mu.Unlock()
+	return r.tell(ctx, r.whoServes())
+}
+
+// whoServes is by the records what nobody here has changed. They are read once: whoever changes them announces it.
+func (r *Runtime) whoServes() map[runtime.Name]runtime.ID {
+	if r.announced.serves == nil {
+		entries, err := r.entries("")
+		if err != nil { // one broken record must not hold up the others
+			r.log.Warn("cannot tell whether a container serves: its name is not answered", "err", err)
+		}
+		r.announced.serves = map[runtime.Name]runtime.ID{}
+		for name, e := range servers(entries) {
+			r.announced.serves[name] = e.ID
+		}
 	}
+	return r.announced.serves
+}
+
+func (r *Runtime) tell(ctx context.Context, serves map[runtime.Name]runtime.ID) error {
 	leases, err := r.net.Leases()
 	if err != nil {
 		return err
@@ -49,22 +78,22 @@ func (r *Runtime) announce(ctx context.Context, to *entry) error {
 	if err != nil {
 		return err
 	}
-	names := dns.Names{Listen: []netip.Addr{gateway.Address}, Sources: []netip.Prefix{gateway.Subnet}}
+	all := dns.Names{Listen: []netip.Addr{gateway.Address}, Sources: []netip.Prefix{gateway.Subnet}}
 	if gateway.Address6.IsValid() {
-		names.Listen, names.Sources = append(names.Listen, gateway.Address6), append(names.Sources, gateway.Subnet6)
+		all.Listen, all.Sources = append(all.Listen, gateway.Address6), append(all.Sources, gateway.Subnet6)
 	}
 	for _, l := range leases {
 		name, _, _ := strings.Cut(l.Name.Name, "#") // the runs of a CronJob have its name
 		c := dns.Container{
 			Namespace: l.Name.Namespace, Name: name, Addresses: []netip.Addr{l.IP},
-			Hidden: first[l.Name] == nil || first[l.Name].ID != l.ID,
+			Hidden: serves[l.Name] != l.ID,
 		}
 		if l.IPv6.IsValid() {
 			c.Addresses = append(c.Addresses, l.IPv6)
 		}
-		names.Containers = append(names.Containers, c)
+		all.Containers = append(all.Containers, c)
 	}
-	return dns.WriteNames(r.namesPath(), names)
+	return dns.WriteNames(r.namesPath(), all)
 }
 
 // RunSupervisor is the process that Config.Self runs: the parent of the instance's containers, and the server of their

@@ -117,8 +117,7 @@ func (r *Runtime) attach(ctx context.Context, e entry, c connection) func(netns 
 			return err
 		}
 		failpoint.Here("connect: attached, no port published")
-		r.serving.Lock()
-		defer r.serving.Unlock()
+		defer r.serving.lock(e.Spec.Name)()
 		return r.follow(ctx, e.Spec.Name, e.ID)
 	}
 }
@@ -144,8 +143,7 @@ func (r *Runtime) applyNetwork(ctx context.Context, id runtime.ID, old, spec run
 	if slices.EqualFunc(old.Ports, spec.Ports, samePort) {
 		return nil
 	}
-	r.serving.Lock()
-	defer r.serving.Unlock()
+	defer r.serving.lock(spec.Name)()
 	list, err := r.entriesOf(spec.Name)
 	if err != nil {
 		return err

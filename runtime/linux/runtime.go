@@ -60,14 +60,14 @@ type Runtime struct {
 	ids    idrange.Leases
 	net    *network.Bridge
 
-	locks    locks      // of containers, by id
-	serving  sync.Mutex // held while it changes which container of a name serves; taken after the container's lock
-	names    sync.Mutex
-	appArmor appArmor
-	swept    sync.Once
-	changes  *broadcast
-	holds    sync.Mutex // held by the Watch that holds what the supervisor has
-	holding  atomic.Bool
+	locks     locks[runtime.ID]
+	serving   locks[runtime.Name] // held while it changes which container of the name serves; taken after the container's lock
+	announced announcements
+	appArmor  appArmor
+	swept     sync.Once
+	changes   *broadcast
+	holds     sync.Mutex // held by the Watch that holds what the supervisor has
+	holding   atomic.Bool
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)

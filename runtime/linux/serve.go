@@ -32,8 +32,7 @@ func (r *Runtime) Serve(ctx context.Context, id runtime.ID, on bool) error {
 	if e.removing {
 		return failure(op, id, e.Spec.Name, errors.New("it is being removed"))
 	}
-	r.serving.Lock()
-	defer r.serving.Unlock()
+	defer r.serving.lock(e.Spec.Name)()
 	if on {
 		err = r.takeTurn(ctx, e)
 	} else {
@@ -42,7 +41,7 @@ func (r *Runtime) Serve(ctx context.Context, id runtime.ID, on bool) error {
 	return failure(op, id, e.Spec.Name, err)
 }
 
-// takeTurn makes e the one that serves. The caller holds r.serving.
+// takeTurn makes e the one that serves. The caller holds r.serving of the name.
 func (r *Runtime) takeTurn(ctx context.Context, e entry) error {
 	list, err := r.entriesOf(e.Spec.Name)
 	if err != nil {
@@ -61,7 +60,7 @@ func (r *Runtime) takeTurn(ctx context.Context, e entry) error {
 	return writeTurn(r.state.dir(e.ID), nextTurn(list))
 }
 
-// leaveTurn makes nobody serve where e did. The caller holds r.serving.
+// leaveTurn makes nobody serve where e did. The caller holds r.serving of the name.
 func (r *Runtime) leaveTurn(ctx context.Context, e entry) error {
 	list, err := r.entriesOf(e.Spec.Name)
 	if err != nil {
@@ -95,7 +94,7 @@ func (r *Runtime) resign(list []entry, id runtime.ID) error {
 }
 
 // follow makes the ports and names of a name lead where the records say. Starting is a container that is about to run. The
-// caller holds r.serving.
+// caller holds r.serving of the name.
 func (r *Runtime) follow(ctx context.Context, name runtime.Name, starting runtime.ID) error {
 	list, err := r.entriesOf(name)
 	if err != nil {
@@ -114,7 +113,7 @@ func (r *Runtime) follow(ctx context.Context, name runtime.Name, starting runtim
 	return r.lead(ctx, name, first, runs)
 }
 
-// lead makes the ports and names of a name lead to a container, or nowhere. The caller holds r.serving.
+// lead makes the ports and names of a name lead to a container, or nowhere. The caller holds r.serving of the name.
 func (r *Runtime) lead(ctx context.Context, name runtime.Name, to *entry, runs bool) error {
 	var err error
 	if to != nil && runs && to.Spec.Network == runtime.NetworkBridge {
@@ -125,13 +124,11 @@ func (r *Runtime) lead(ctx context.Context, name runtime.Name, to *entry, runs b
 	if err != nil {
 		return err
 	}
-	return r.announce(ctx, to)
+	return r.announce(ctx, name, to)
 }
 
 // settle repairs what a process that died in the middle of a switch has left.
 func (r *Runtime) settle(ctx context.Context) error {
-	r.serving.Lock()
-	defer r.serving.Unlock()
 	leases, err := r.net.Leases()
 	if err != nil {
 		return err
@@ -152,7 +149,7 @@ func (r *Runtime) settle(ctx context.Context) error {
 		}
 	}
 	if len(leases) > 0 {
-		errs = append(errs, r.announce(ctx, nil))
+		errs = append(errs, r.announceLeases(ctx))
 	}
 	return errors.Join(errs...)
 }

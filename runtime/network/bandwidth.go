@@ -116,11 +116,27 @@ func makeShaper(name string) (netlink.Link, error) {
 		return nil, &runtime.Error{Op: "make device " + name, Err: err, Hint: missingModule(err, "ifb")}
 	}
 	failpoint.Here("bandwidth: the device made")
-	link, err := netlink.LinkByName(name)
-	if err == nil {
-		err = silentUp(link)
+	if err := bringUp(name); err != nil {
+		return nil, err
 	}
-	return link, err
+	return netlink.LinkByName(name)
+}
+
+// bringUp brings up an interface that needs no address.
+func bringUp(name string) error {
+	conn, err := routes(0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	var requests []request
+	if hasIPv6() {
+		requests = append(requests, silent(name))
+	}
+	failpoint.Here("bandwidth: the device down")
+	err = order(conn, append(requests, up(name))...)
+	failpoint.Here("bandwidth: the device up")
+	return err
 }
 
 // setBucket lets rate bits a second out of an interface; 0: everything.

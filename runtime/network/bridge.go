@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/google/nftables"
 
 	"reconciler/runtime"
 	"reconciler/runtime/failpoint"
@@ -31,6 +32,7 @@ type Bridge struct {
 	cfg   Config
 	names names
 	store store
+	rules rules
 }
 
 // Open returns the network of an instance. It makes nothing.
@@ -112,7 +114,7 @@ func (b *Bridge) vacate(ctx context.Context, st *state, name runtime.Name, idle 
 // Leases returns what containers hold, in the order in which they got it. It makes nothing.
 func (b *Bridge) Leases() ([]Lease, error) {
 	st, err := b.store.read()
-	return st.Leases, err
+	return slices.Clone(st.Leases), err
 }
 
 // change is store.change for what needs the bridge to be there; changed tells fn whether making it changed the state.
@@ -134,8 +136,8 @@ func (b *Bridge) usable(st *state) bool {
 	if !st.Subnet.IsValid() || (b.cfg.CIDR.IsValid() && b.cfg.CIDR != st.Subnet) {
 		return false
 	}
-	_, err := netlink.LinkByName(b.names.bridge)
-	return err == nil
+	bridge, err := deviceOf(b.names.bridge)
+	return err == nil && bridge.index != 0
 }
 
 // ensure makes everything that the leases need, under the lock.
@@ -163,14 +165,14 @@ func (b *Bridge) ensure(ctx context.Context, st *state, done *repairs) (changed 
 
 // ensureRules makes the tables and their elements what the state asks for.
 func (b *Bridge) ensureRules(st *state, done *repairs) error {
-	conn, err := nft()
-	if err != nil {
-		return err
-	}
+	return b.rules.with(func(conn *nftables.Conn) error { return b.ensureTables(conn, st, done) })
+}
+
+func (b *Bridge) ensureTables(conn *nftables.Conn, st *state, done *repairs) error {
 	tables := tablesOf(b.names, st.Subnet, st.Subnet6)
 	for _, t := range tables {
-		var written bool
-		if written, err = ensureTable(conn, b.names.table, t); err != nil {
+		written, err := ensureTable(conn, b.names.table, t)
+		if err != nil {
 			return fmt.Errorf("write rules of table %s: %w", b.names.table, err)
 		}
 		if written {
@@ -198,13 +200,11 @@ func (b *Bridge) restore(st *state) {
 
 // exchange changes elements in the kernel. Where it does not have what it should, everything is compared and repaired.
 func (b *Bridge) exchange(ctx context.Context, st *state, del, add []element) error {
-	conn, err := nft()
+	err := b.rules.with(func(conn *nftables.Conn) error {
+		return exchange(conn, b.names.table, tablesOf(b.names, st.Subnet, st.Subnet6), del, add)
+	})
 	if err != nil {
-		return err
+		_, err = b.ensure(ctx, st, nil)
 	}
-	if exchange(conn, b.names.table, tablesOf(b.names, st.Subnet, st.Subnet6), del, add) == nil {
-		return nil
-	}
-	_, err = b.ensure(ctx, st, nil)
 	return err
 }

@@ -121,7 +121,7 @@ func parseSocket(s string) (netip.AddrPort, error) {
 
 // publishedByOthers reads the maps of the other instances' tables.
 func (b *Bridge) publishedByOthers() ([]Taken, error) {
-	conn, err := nft()
+	conn, err := ruling()
 	if err != nil {
 		return nil, err
 	}

@@ -263,28 +263,30 @@ func (b *Bridge) putBack(bridge netlink.Link, st *state, done *repairs) error {
 	for _, l := range links {
 		ports[l.Attrs().Name] = l
 	}
-	joined := 0
+	back := 0
 	for _, l := range st.Leases {
 		port := ports[b.names.hostEnd(l.ID)]
 		if port == nil || port.Attrs().MasterIndex == bridge.Attrs().Index {
 			continue
 		}
-		failpoint.Here("bridge: a port not put back") // apart: where somebody took it away
-		err := netlink.LinkSetMasterByIndex(port, bridge.Attrs().Index)
-		if err == nil {
-			err = settlePort(port, l.MAC)
+		conn, err := routes(0)
+		if err != nil {
+			return err
 		}
+		failpoint.Here("bridge: a port not put back") // apart: where somebody took it away
+		err = order(conn, joined(port.Attrs().Index, device{index: bridge.Attrs().Index}), settled(port.Attrs().Name), behind(port.Attrs().Index, l.MAC))
 		failpoint.Here("bridge: a port put back") // apart: where somebody took it away
+		_ = conn.Close()
 		if isNotFound(err) {
 			continue // its container has just ended
 		}
 		if err != nil {
 			return fmt.Errorf("put interface %s back on bridge %s: %w", port.Attrs().Name, b.names.bridge, err)
 		}
-		joined++
+		back++
 	}
-	if joined > 0 {
-		done.add("put %d interfaces back on bridge %s", joined, b.names.bridge)
+	if back > 0 {
+		done.add("put %d interfaces back on bridge %s", back, b.names.bridge)
 	}
 	return nil
 }

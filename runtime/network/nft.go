@@ -26,8 +26,26 @@ const sendBuffer = 1 << 20
 // chunk is how many elements fit into one message, whose length the kernel counts in 16 bits.
 const chunk = 200
 
-func nft() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetWriteBuffer(sendBuffer) }))
+// ruling returns a connection to look at rules, a socket for each question.
+func ruling() (*nftables.Conn, error) { return nftables.New() }
+
+// rules is the connection through which an instance changes its tables, under its lock. Its socket stays open: to close one
+// takes about 10 ms after something was taken away, until the kernel has freed that.
+type rules struct{ conn *nftables.Conn }
+
+// with runs fn with the connection. After an error the socket may hold answers that nobody read: the next gets another.
+func (r *rules) with(fn func(conn *nftables.Conn) error) (err error) {
+	if r.conn == nil {
+		r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetWriteBuffer(sendBuffer) }))
+		if err != nil {
+			return err
+		}
+	}
+	if err = fn(r.conn); err != nil {
+		_ = r.conn.CloseLasting()
+		r.conn = nil
+	}
+	return err
 }
 
 // explain says what is missing where the kernel does not know nftables or a part of it.
@@ -215,11 +233,7 @@ func (s set) members(of []element) []nftables.SetElement {
 }
 
 // removeTables deletes the tables of the name, whatever is in them.
-func removeTables(name string) error {
-	conn, err := nft()
-	if err != nil {
-		return err
-	}
+func removeTables(conn *nftables.Conn, name string) error {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
 		tables, err := conn.ListTablesOfFamily(family)
 		if err != nil {

@@ -46,7 +46,7 @@ func remedy(chains []hooked, bridge string) string {
 
 // forwarding lists the chains of others that see forwarded packets. Rules of iptables-legacy cannot be seen this way.
 func (b *Bridge) forwarding() ([]hooked, error) {
-	conn, err := nft()
+	conn, err := ruling()
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/google/nftables"
 
@@ -47,10 +46,11 @@ func (b *Bridge) Unplugged() ([]runtime.ID, error) {
 	for _, l := range links {
 		there[l.Attrs().Name] = true
 	}
-	leases := slices.DeleteFunc(st.Leases, func(l Lease) bool { return there[b.names.hostEnd(l.ID)] })
-	ids := make([]runtime.ID, 0, len(leases))
-	for _, l := range leases {
-		ids = append(ids, l.ID)
+	var ids []runtime.ID
+	for _, l := range st.Leases {
+		if !there[b.names.hostEnd(l.ID)] {
+			ids = append(ids, l.ID)
+		}
 	}
 	return ids, nil
 }

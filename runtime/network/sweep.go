@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"reconciler/runtime"
@@ -133,7 +134,8 @@ func (b *Bridge) Destroy(context.Context) error {
 			}
 		}
 		failpoint.Here("destroy: the bridge gone")
-		if err := removeTables(b.names.table); err != nil {
+		err = b.rules.with(func(conn *nftables.Conn) error { return removeTables(conn, b.names.table) })
+		if err != nil {
 			return false, err
 		}
 		return false, b.store.remove()
@@ -154,7 +156,7 @@ func Remains(instance string) (found []string, err error) {
 			}
 		}
 	}
-	conn, err := nft()
+	conn, err := ruling()
 	if err != nil {
 		return nil, err
 	}

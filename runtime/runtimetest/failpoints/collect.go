@@ -35,7 +35,7 @@ var changing = regexp.MustCompile(`^(` + strings.Join([]string{
 	`netlink\.(Link|Addr|Route|Neigh|Qdisc|Filter)(Add|Del|Replace|Set\w*)`,
 	`(conn|lc|c\.lc)\.(Flush|Exec|Destroy|Set)`,
 	`cgroups\.RemovePath`,
-	`(startProcess|signalPidfd)`,
+	`(startProcess|signalPidfd|order)`,
 }, "|") + `)$`)
 
 // Collect parses the product's source below root and returns every mark, sorted by name, and what is wrong with them: a

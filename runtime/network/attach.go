@@ -71,7 +71,7 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ends []end, ns *os.File, lim
 		requests = append(requests, silent(name))
 	}
 	failpoint.Here("attach: no interface yet")
-	if err := order(conn, requests...); err != nil {
+	if err = order(conn, requests...); err != nil {
 		return &runtime.Error{Err: err, Hint: missingModule(err, "veth")}
 	}
 	failpoint.Here("attach: a pair of interfaces")
@@ -79,7 +79,7 @@ func (b *Bridge) plug(ctx context.Context, l Lease, ends []end, ns *os.File, lim
 	if err != nil {
 		return err
 	}
-	if err := order(conn, behind(port, l.MAC), up(name)); err != nil {
+	if err = order(conn, behind(port, l.MAC), up(name)); err != nil {
 		return err
 	}
 	failpoint.Here("attach: the port up")
@@ -148,7 +148,7 @@ func (b *Bridge) removeLinks(id runtime.ID) error {
 		failpoint.Here("detach: an interface there")
 		err = order(conn, removed(name, link.index))
 		_ = conn.Close()
-		if err != nil && !isNotFound(err) {
+		if err != nil {
 			return err
 		}
 		failpoint.Here("detach: an interface gone")

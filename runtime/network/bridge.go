@@ -29,10 +29,11 @@ type Config struct {
 // the same container id are serialised by the caller. Every error that a person can do something about is a
 // *runtime.Error with a hint.
 type Bridge struct {
-	cfg   Config
-	names names
-	store store
-	rules rules
+	cfg      Config
+	names    names
+	store    store
+	rules    rules
+	tracking tracking
 }
 
 // Open returns the network of an instance. It makes nothing.

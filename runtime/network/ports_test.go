@@ -214,36 +214,60 @@ func TestPublishTakesOverFromTheSameName(t *testing.T) {
 	}
 }
 
-// What connection tracking remembers of a container goes with its address, TCP and UDP, and nothing else does.
+// What connection tracking remembers of a container goes with its addresses, whoever began it, and nothing else does.
 func TestReleaseForgetsConnections(t *testing.T) {
-	e := newEnv(t)
-	a, b := e.container("a"), e.container("b")
-	for i, c := range []container{a, b} {
-		c.serve(t, string(c.id), "tcp", 80)
-		c.serve(t, string(c.id), "udp", 81)
-		e.publish(c, tcp(uint16(8080+2*i), 80), udp(uint16(8081+2*i), 81))
-		answer, err := e.world.ask(t, "tcp", fmt.Sprintf("%s:%d", hostAddress, 8080+2*i), patience)
-		want(t, "tcp", answer, err, string(c.id)+" "+worldAddress)
-		answer, err = e.world.ask(t, "udp", fmt.Sprintf("%s:%d", hostAddress, 8081+2*i), patience)
-		want(t, "udp", answer, err, string(c.id)+" "+worldAddress)
+	for name, others := range map[string]int{"beside few": 0, "beside many": 2500} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			a, b := e.container("a"), e.container("b")
+			e.world.serve(t, "world", "tcp", 82)
+			for i, c := range []container{a, b} {
+				c.serve(t, string(c.id), "tcp", 80)
+				c.serve(t, string(c.id), "udp", 81)
+				e.publish(c, tcp(uint16(8080+2*i), 80), udp(uint16(8081+2*i), 81))
+				for host, from := range map[string]string{hostAddress: worldAddress, "[" + hostAddress6 + "]": worldAddress6} {
+					answer, err := e.world.ask(t, "tcp", fmt.Sprintf("%s:%d", host, 8080+2*i), patience)
+					want(t, "tcp", answer, err, string(c.id)+" "+from)
+					answer, err = e.world.ask(t, "udp", fmt.Sprintf("%s:%d", host, 8081+2*i), patience)
+					want(t, "udp", answer, err, string(c.id)+" "+from)
+				}
+				for world, from := range map[string]string{worldAddress: hostAddress, "[" + worldAddress6 + "]": hostAddress6} {
+					answer, err := c.ask(t, "tcp", world+":82", patience)
+					want(t, "as a client", answer, err, "world "+from)
+				}
+			}
+			for i := range others {
+				conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", 10_000+i))
+				must(t, err)
+				_, err = conn.Write([]byte("?"))
+				must(t, errors.Join(err, conn.Close()))
+			}
+			if remembered(t, a) != 6 || remembered(t, b) != 6 {
+				t.Fatalf("before: %d, %d", remembered(t, a), remembered(t, b))
+			}
+			must(t, e.bridge.Release(background, a.id))
+			if remembered(t, a) != 0 || remembered(t, b) != 6 {
+				t.Errorf("after: %d of the one that went, %d of the other", remembered(t, a), remembered(t, b))
+			}
+		})
 	}
-	remembered := func(c container) (protocols []uint8) {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+}
+
+// remembered counts the entries of connection tracking of a container.
+func remembered(t testing.TB, c container) (n int) {
+	t.Helper()
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
 		must(t, err)
 		for _, f := range flows {
-			if f.Reverse.SrcIP.String() == c.lease.IP.String() {
-				protocols = append(protocols, f.Forward.Protocol)
+			for _, own := range []netip.Addr{c.lease.IP, c.lease.IPv6} {
+				if f.Reverse.SrcIP.Equal(own.AsSlice()) || f.Forward.SrcIP.Equal(own.AsSlice()) {
+					n++
+				}
 			}
 		}
-		return protocols
 	}
-	if len(remembered(a)) != 2 || len(remembered(b)) != 2 {
-		t.Fatalf("before: %d, %d", remembered(a), remembered(b))
-	}
-	must(t, e.bridge.Release(background, a.id))
-	if len(remembered(a)) != 0 || len(remembered(b)) != 2 {
-		t.Errorf("after: protocols %d of the one that went, %d of the other", remembered(a), remembered(b))
-	}
+	return n
 }
 
 func TestPublishRefusesWhatAnotherNameHas(t *testing.T) {

@@ -68,7 +68,7 @@ func (b *Bridge) redirect(ctx context.Context, st *state, before, after []Lease)
 	if len(moved) == 0 {
 		return len(del)+len(add) > 0, nil
 	}
-	return true, forgetDatagrams(moved)
+	return true, b.tracking.forgetDatagrams(moved)
 }
 
 // publish is the decision of Publish. It returns the leases that it changes as they were and as they are: there may be

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	nl "github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nlenc"
@@ -17,6 +18,7 @@ type request struct {
 	flags      nl.HeaderFlags
 	head       []byte
 	attributes func(e *nl.AttributeEncoder)
+	unless     unix.Errno // the error that says it needs not be done
 }
 
 // routes opens a socket for requests in a network namespace; 0: in this one. Which user namespace that one is of does not
@@ -29,33 +31,44 @@ func routes(ns int) (*nl.Conn, error) {
 	return conn, nil
 }
 
-// order has the kernel carry out requests in one call, one after another, and returns the first error. What comes behind one
-// that failed is tried all the same.
+// atOnce is how many requests are sent together: their answers have to fit into the socket's buffer.
+const atOnce = 64
+
+// order has the kernel carry out requests, many in one call, one after another, and returns the first error. What comes
+// behind one that failed is tried all the same.
 func order(conn *nl.Conn, requests ...request) error {
-	messages := make([]nl.Message, 0, len(requests))
-	for _, r := range requests {
-		e := nl.NewAttributeEncoder()
-		if r.attributes != nil {
-			r.attributes(e)
-		}
-		attributes, err := e.Encode()
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.what, err)
-		}
-		messages = append(messages, nl.Message{
-			Header: nl.Header{Type: nl.HeaderType(r.kind), Flags: r.flags | nl.Request | nl.Acknowledge}, Data: append(r.head, attributes...),
-		})
-	}
-	if _, err := conn.SendMessages(messages); err != nil {
-		return err
-	}
 	var first error
-	for _, r := range requests {
-		if _, err := conn.Receive(); err != nil && first == nil {
-			first = fmt.Errorf("%s: %w", r.what, bare(err))
+	for some := range slices.Chunk(requests, atOnce) {
+		messages := make([]nl.Message, 0, len(some))
+		for _, r := range some {
+			m, err := r.message()
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.what, err)
+			}
+			messages = append(messages, m)
+		}
+		if _, err := conn.SendMessages(messages); err != nil {
+			return bare(err)
+		}
+		for _, r := range some {
+			_, err := conn.Receive()
+			if err != nil && first == nil && (r.unless == 0 || !errors.Is(err, r.unless)) {
+				first = fmt.Errorf("%s: %w", r.what, bare(err))
+			}
 		}
 	}
 	return first
+}
+
+func (r request) message() (nl.Message, error) {
+	e := nl.NewAttributeEncoder()
+	if r.attributes != nil {
+		r.attributes(e)
+	}
+	attributes, err := e.Encode()
+	return nl.Message{
+		Header: nl.Header{Type: nl.HeaderType(r.kind), Flags: r.flags | nl.Request | nl.Acknowledge}, Data: append(slices.Clip(r.head), attributes...),
+	}, err
 }
 
 // bare takes off the library's words, which say only that it was about netlink.
@@ -179,7 +192,7 @@ func up(name string) request {
 
 // removed takes an interface away.
 func removed(name string, index int) request {
-	return request{what: "remove interface " + name, kind: unix.RTM_DELLINK, head: ifinfo(index, 0)}
+	return request{what: "remove interface " + name, kind: unix.RTM_DELLINK, head: ifinfo(index, 0), unless: unix.ENODEV}
 }
 
 // addressed gives an interface an address. That it is the only one to have it is known: the kernel does not look for another
@@ -236,14 +249,14 @@ func deviceOf(name string) (device, error) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	ask := func(what uint) (uint32, error) {
-		request, err := unix.NewIfreq(name)
-		if err == nil {
-			err = unix.IoctlIfreq(fd, what, request)
+		question, qerr := unix.NewIfreq(name)
+		if qerr == nil {
+			qerr = unix.IoctlIfreq(fd, what, question)
 		}
-		if err != nil {
-			return 0, err
+		if qerr != nil {
+			return 0, qerr
 		}
-		return request.Uint32(), nil
+		return question.Uint32(), nil
 	}
 	index, err := ask(unix.SIOCGIFINDEX)
 	if err == nil {

@@ -54,7 +54,7 @@ func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, e
 		return false, err
 	}
 	failpoint.Here("release: elements gone, the lease there")
-	return true, forgetAddresses(gone.addresses()...)
+	return true, b.tracking.forgetAddresses(gone.addresses()...)
 }
 
 // withdraw takes elements of a container away.
@@ -117,7 +117,7 @@ func (b *Bridge) Destroy(context.Context) error {
 		for _, l := range st.Leases {
 			gone = append(gone, l.addresses()...)
 		}
-		if err := forgetAddresses(gone...); err != nil {
+		if err := b.tracking.forgetAddresses(gone...); err != nil {
 			return false, err
 		}
 		if err := b.removeAll(nil); err != nil {
@@ -129,7 +129,7 @@ func (b *Bridge) Destroy(context.Context) error {
 		}
 		if link != nil {
 			failpoint.Here("destroy: the bridge there")
-			if err := netlink.LinkDel(link); err != nil && !isNotFound(err) {
+			if err = netlink.LinkDel(link); err != nil && !isNotFound(err) {
 				return false, fmt.Errorf("remove bridge %s: %w", b.names.bridge, err)
 			}
 		}

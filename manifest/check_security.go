@@ -153,10 +153,10 @@ func (c *checker) id(p place, n int64) {
 
 // capabilities checks names and takes the prefix CAP_ off.
 func (c *checker) capabilities(p place, names []string) {
-	known := append([]string{"ALL"}, capabilities()...)
 	for i, name := range names {
 		short := strings.TrimPrefix(name, "CAP_")
-		if !slices.Contains(known, short) {
+		if known := capabilities(); short != "ALL" && !slices.Contains(known, short) {
+			known = append(known, "ALL")
 			c.problem(p.to(i), "%s is no capability of Linux%s", quote(name), c.d.didYouMean(short, known))
 			continue
 		}

@@ -52,6 +52,7 @@ func (ld *loading) config(file string, doc *yaml.Node) {
 		return
 	}
 	ld.configs[name] = cfg
+	ld.now.configs = with(ld.now.configs, name, cfg)
 }
 
 // secret gathers a Secret.
@@ -71,6 +72,16 @@ func (ld *loading) secret(file string, doc *yaml.Node) {
 		return
 	}
 	ld.secrets[name] = &secret{source: SecretSource{FromDirectory: m.Spec.FromDirectory}, position: d.position(doc)}
+	ld.now.secrets = with(ld.now.secrets, name, ld.secrets[name])
+}
+
+// with returns m with v under name; most files have no use for a map.
+func with[V any](m map[Name]V, name Name, v V) map[Name]V {
+	if m == nil {
+		m = make(map[Name]V)
+	}
+	m[name] = v
+	return m
 }
 
 func (c *config) has(key string) bool {

@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +19,8 @@ type Loader struct {
 	// Unreadable reports whether an error of the tree says nothing of the commit, such as one of a damaged disk. Load
 	// then fails with that error and no Problem. Nil: every error is a mistake in the commit.
 	Unreadable func(error) bool
+	// Cache, if not nil, keeps what files came to from one Load to the next. LoadAll does not use it.
+	Cache *Cache
 }
 
 // Load returns what tree asks of node. See Loader.Load.
@@ -34,7 +35,7 @@ func LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) {
 // with its name; else those given. But for what Unreadable speaks of, an error is a *multierror.Error of Problems, sorted by position, with everything
 // that is wrong (see Problems); the Set is then of no use but for its Warnings.
 func (l Loader) Load(tree fs.FS, rev Revision, node Node) (Set, error) {
-	sets, err := l.load(tree, rev, func(known []nodeManifest) []*target {
+	sets, err := l.load(tree, rev, l.Cache, func(known []nodeManifest) []*target {
 		if len(known) == 0 {
 			return []*target{{node: node, known: true}}
 		}
@@ -51,7 +52,7 @@ func (l Loader) Load(tree fs.FS, rev Revision, node Node) (Set, error) {
 // LoadAll returns what tree asks of every node that it has a Node manifest for, sorted by name, or of fallback where
 // it has none. Each file is decoded once. The error is as Load's.
 func (l Loader) LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) {
-	return l.load(tree, rev, func(known []nodeManifest) []*target {
+	return l.load(tree, rev, nil, func(known []nodeManifest) []*target {
 		if len(known) == 0 {
 			return []*target{{node: fallback, known: true}}
 		}
@@ -67,6 +68,9 @@ func (l Loader) LoadAll(tree fs.FS, rev Revision, fallback Node) ([]Set, error) 
 // loading is one pass over a tree, for one node or for all.
 type loading struct {
 	tree     *watchedTree
+	cache    *Cache
+	fresh    map[string]*kept // what the files that were decoded came to, by name
+	now      *kept            // of the file that is being decoded
 	problems *problems
 	types    typeCache
 	nodes    []nodeManifest
@@ -89,6 +93,7 @@ type loading struct {
 // nodeManifest is a Node of the repository.
 type nodeManifest struct {
 	node     Node
+	key      string // of its file's content; see Keyed
 	defaults *yaml.Node
 	size     int // of the document, in values
 	unknown  []Problem
@@ -107,21 +112,20 @@ func (m nodeManifest) target() *target {
 	return &target{node: m.node, defaults: m.defaults, size: m.size, known: true}
 }
 
-func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*target) ([]Set, error) {
+func (l Loader) load(tree fs.FS, rev Revision, cache *Cache, choose func([]nodeManifest) []*target) ([]Set, error) {
 	ld := &loading{
-		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, problems: newProblems(), types: make(typeCache),
+		tree: &watchedTree{tree: tree, unreadable: l.Unreadable}, cache: cache, fresh: make(map[string]*kept),
+		problems: newProblems(), types: make(typeCache),
 		configs: make(map[Name]*config), secrets: make(map[Name]*secret), profiles: make(map[string]profile),
 		origins: make(map[*yaml.Node]string), values: maxValues, hints: 2 * maxProblems,
 	}
-	all := files(ld.tree, l.Path, ld.problems)
+	all := files(ld.tree, l.Path, cache, ld.problems)
 	ld.partial = len(ld.problems.errors) > 0
-	for _, f := range all {
-		// Selection and defaults need every Node before the first workload. Only files with the word are parsed twice.
-		if bytes.Contains(f.data, []byte(kindNode)) {
-			ld.nodesOf(f)
-		}
+	for i := range all {
+		ld.nodesOf(&all[i])
 	}
 	ld.targets = choose(ld.nodes)
+	ld.useCache(all)
 	ld.values = maxValues * max(1, len(ld.targets))
 	ld.checkNodes()
 	ld.documents(all)
@@ -129,22 +133,43 @@ func (l Loader) load(tree fs.FS, rev Revision, choose func([]nodeManifest) []*ta
 	if ld.tree.err != nil {
 		return sets, ld.tree.err
 	}
-	return sets, ld.problems.err()
+	err := ld.problems.err()
+	if err == nil {
+		ld.keep(all)
+	}
+	return sets, err
 }
 
 // documents takes in every document of the files.
 func (ld *loading) documents(all []file) {
+	ahead, stop := parseAhead(all)
+	defer stop()
 	count := 0
-	for _, f := range all {
-		docs, err := parseDocuments(f.data)
+	for i := range all {
+		f := &all[i]
+		if f.kept != nil && count+f.kept.documents <= maxManifests && ld.replay(f) {
+			count += f.kept.documents
+			continue
+		}
+		var docs []*yaml.Node
+		var err error
+		if f.kept == nil {
+			next := <-ahead
+			docs, err = next.docs, next.err
+		} else {
+			ld.readAgain(f)
+			docs, err = parseDocuments(f.data)
+		}
 		if err != nil {
-			ld.skip(syntaxProblem(f, err))
+			ld.skip(syntaxProblem(*f, err))
 			continue
 		}
 		if count += len(docs); count > maxManifests {
 			ld.skip(Problem{Position: Position{File: f.name}, Message: fmt.Sprintf("the repository holds more than %d manifests", maxManifests)})
 			return
 		}
+		ld.now = &kept{key: f.key, size: len(f.data), documents: len(docs)}
+		asked, values := ld.tree.asked, ld.values
 		for _, doc := range docs {
 			size, err := resolveAliases(doc)
 			if bad, ok := errors.AsType[*nodeError](err); ok {
@@ -155,6 +180,9 @@ func (ld *loading) documents(all []file) {
 				return
 			}
 			ld.document(f.name, doc, size)
+		}
+		if ld.now.values = values - ld.values; ld.tree.asked == asked {
+			ld.fresh[f.name] = ld.now
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -8,8 +9,22 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// nodesOf gathers the Node manifests of a file. Other problems of the file are told when it is read again.
-func (ld *loading) nodesOf(f file) {
+// nodesOf gathers the Node manifests of a file: selection and defaults need every Node before the first workload. Other
+// problems of the file are told when it is parsed again.
+func (ld *loading) nodesOf(f *file) {
+	if f.kept != nil {
+		if !slices.ContainsFunc(f.kept.nodes, ld.knowsNode) {
+			ld.nodes = append(ld.nodes, f.kept.nodes...)
+			for _, m := range f.kept.nodes {
+				ld.remember(m.defaults, f.name)
+			}
+			return
+		}
+		ld.readAgain(f)
+	}
+	if !bytes.Contains(f.data, []byte(kindNode)) { // so that few files are parsed twice
+		return
+	}
 	docs, err := parseDocuments(f.data)
 	if err != nil {
 		return
@@ -21,16 +36,21 @@ func (ld *loading) nodesOf(f file) {
 		}
 		version, kind := child(doc, "apiVersion"), child(doc, "kind")
 		if version != nil && version.Value == APIVersion && kind != nil && kind.Value == kindNode {
-			ld.node(f.name, doc, size)
+			ld.node(*f, doc, size)
 		}
 	}
 }
 
-func (ld *loading) node(file string, doc *yaml.Node, size int) {
+// knowsNode reports whether there is a Node with the name of m already.
+func (ld *loading) knowsNode(m nodeManifest) bool {
+	return slices.ContainsFunc(ld.nodes, func(o nodeManifest) bool { return o.node.Name == m.node.Name })
+}
+
+func (ld *loading) node(f file, doc *yaml.Node, size int) {
 	var m nodeDocument
 	// A newer field must not stop an older agent, and which nodes are asked for is not known yet: see checkNodes.
 	var unknown []Problem
-	d := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) })
+	d := ld.decoder(f.name, func(p Problem) { unknown = append(unknown, p) })
 	d.value(doc, settable(&m))
 	source := d.position(doc)
 	name := m.Metadata.Name
@@ -54,11 +74,12 @@ func (ld *loading) node(file string, doc *yaml.Node, size int) {
 	}
 	ld.nodes = append(ld.nodes, nodeManifest{
 		node:     Node{Name: name, Labels: m.Metadata.Labels, Unschedulable: m.Spec.Unschedulable, Source: source},
+		key:      f.key,
 		defaults: m.Spec.Defaults.Node,
 		size:     size,
 		unknown:  unknown,
 	})
-	ld.remember(m.Spec.Defaults.Node, file)
+	ld.remember(m.Spec.Defaults.Node, f.name)
 }
 
 // remember notes the file of the nodes of a Node's defaults: merged into a workload they still show where they stand.

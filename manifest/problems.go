@@ -18,12 +18,13 @@ const maxProblems = 200
 type problems struct {
 	errors   []Problem
 	warnings []Problem
+	warned   map[string]bool // files that there are warnings of, those that are not told too
 	seen     map[Problem]int // index into errors of a problem without its nodes
 	nodes    map[int][]string
 }
 
 func newProblems() *problems {
-	return &problems{seen: make(map[Problem]int), nodes: make(map[int][]string)}
+	return &problems{warned: make(map[string]bool), seen: make(map[Problem]int), nodes: make(map[int][]string)}
 }
 
 // key leaves the field out: the same place has another path inside an override and in the merged spec.
@@ -52,6 +53,7 @@ func (ps *problems) addOn(p Problem, node string) {
 }
 
 func (ps *problems) warn(p Problem) {
+	ps.warned[p.Position.File] = true
 	if len(ps.warnings) >= maxProblems {
 		return
 	}

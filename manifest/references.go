@@ -20,9 +20,10 @@ func (ld *loading) checkTarget(t *target) {
 	}
 	published := make(claims[*variant])
 	first, second := make(map[Name]*variant), make(map[Name]*variant) // of those that use a volume
-	mounted := make(map[Name]reference)                               // where a volume is named first
+	mounted := make(map[Name]*reference)                              // where a volume is named first
 	for _, v := range t.selected {
-		for _, r := range v.refs {
+		for i := range v.refs {
+			r := v.refs[i]
 			switch r.kind {
 			case refDependsOn:
 				ld.checkDependency(t, v, r, byName)
@@ -37,7 +38,7 @@ func (ld *loading) checkTarget(t *target) {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
 				}
 			case refVolume:
-				ld.checkVolumeSize(t, v.volume(r), r, mounted)
+				ld.checkVolumeSize(t, v.volume(r), &v.refs[i], mounted)
 				if name := v.volume(r); first[name] == nil {
 					first[name] = v
 				} else if first[name] != v && second[name] == nil {
@@ -135,14 +136,14 @@ func (v *variant) volume(r reference) Name {
 }
 
 // checkVolumeSize wants every mount of a volume to say the same size as the first one.
-func (ld *loading) checkVolumeSize(t *target, name Name, r reference, mounted map[Name]reference) {
+func (ld *loading) checkVolumeSize(t *target, name Name, r *reference, mounted map[Name]*reference) {
 	before, ok := mounted[name]
 	if !ok {
 		mounted[name] = r
 		return
 	}
 	if valueOf(before.size) != valueOf(r.size) {
-		ld.tellOn(t, r, "the volume has another size at %s: write the same at every mount of it", before.position)
+		ld.tellOn(t, *r, "the volume has another size at %s: write the same at every mount of it", before.position)
 	}
 }
 
@@ -205,30 +206,34 @@ func cycle(names []Name) string {
 
 // complete returns the workload of v for a node, with everything that it refers to inside.
 func (ld *loading) complete(v *variant, node Node) Workload {
-	onNode := false
-	for _, r := range v.refs {
-		onNode = onNode || r.kind == refLabel || r.kind == refNodeName
-	}
 	if !v.finished {
 		v.finished = true
-		ld.resolve(v)
-		if !onNode {
-			v.workload.Digest = v.workload.digest()
+		if !ld.unchanged(v) {
+			v.whole = false
+			ld.resolve(v)
 		}
 	}
-	w := v.workload
-	if onNode {
-		w.NodeEnv = make(map[string]string)
-		for _, r := range v.refs {
-			switch r.kind {
-			case refNodeName:
-				w.NodeEnv[NodeEnvName] = node.Name
-			case refLabel:
-				w.NodeEnv[NodeEnvLabel+r.name] = node.Labels[r.name]
-			case refConfig, refConfigEnv, refSecret, refVolume, refDependsOn, refNetwork, refHostPort:
-			}
+	if v.whole {
+		return v.workload
+	}
+	w, onNode := v.workload, false
+	for _, r := range v.refs {
+		key, value := NodeEnvName, node.Name
+		switch r.kind {
+		case refNodeName:
+		case refLabel:
+			key, value = NodeEnvLabel+r.name, node.Labels[r.name]
+		default:
+			continue
 		}
-		w.Digest = w.digest()
+		if !onNode {
+			onNode, w.NodeEnv = true, make(map[string]string)
+		}
+		w.NodeEnv[key] = value
+	}
+	w.Digest = w.digest()
+	if !onNode || ld.cache != nil { // with a cache there is one node
+		v.workload, v.whole = w, true
 	}
 	return w
 }
@@ -236,14 +241,20 @@ func (ld *loading) complete(v *variant, node Node) Workload {
 // resolve puts the Configs and Secrets that v uses into its workload: of a Config only the keys that are used, so that
 // a change of another key does not reach it.
 func (ld *loading) resolve(v *variant) {
+	values := ld.values
 	w := &v.workload
-	for _, r := range v.refs {
+	w.Configs, w.Secrets, v.sound = nil, nil, false
+	sound := true
+	for i := range v.refs {
+		v.refs[i].input = ld.input(v, &v.refs[i])
+		r := v.refs[i]
 		name := Name{Namespace: w.Name.Namespace, Name: r.name}
 		switch r.kind {
 		case refSecret:
 			s, ok := ld.secrets[name]
 			if !ok {
 				missing(ld, r, kindSecret, name, ld.secrets)
+				sound = false
 				continue
 			}
 			if w.Secrets == nil {
@@ -254,12 +265,14 @@ func (ld *loading) resolve(v *variant) {
 			cfg, ok := ld.configs[name]
 			if !ok {
 				missing(ld, r, kindConfig, name, ld.configs)
+				sound = false
 				continue
 			}
 			keys := cfg.keys()
 			if r.key != "" {
 				if !cfg.has(r.key) {
 					ld.tell(r, "the Config %s has no key %s%s", quote(name.String()), quote(r.key), didYouMean(r.key, keys))
+					sound = false
 					continue
 				}
 				keys = []string{r.key}
@@ -267,26 +280,31 @@ func (ld *loading) resolve(v *variant) {
 			if !ld.spend(len(keys), w.Source) {
 				return
 			}
-			ld.take(w, cfg, r, keys)
+			sound = ld.take(w, cfg, r, keys) && sound
 		case refVolume, refDependsOn, refNetwork, refHostPort, refLabel, refNodeName:
 		}
 	}
+	v.spent, v.sound = values-ld.values, sound
 }
 
-func (ld *loading) take(w *Workload, cfg *config, r reference, keys []string) {
+// take copies keys of a Config into a workload. It reports false where something is wrong with one.
+func (ld *loading) take(w *Workload, cfg *config, r reference, keys []string) bool {
 	if w.Configs == nil {
 		w.Configs = make(map[string]ConfigData)
 	}
 	if w.Configs[r.name] == nil {
 		w.Configs[r.name] = make(ConfigData, len(keys))
 	}
+	sound := true
 	for _, key := range keys {
 		content := ld.contentOf(cfg, key)
 		if r.kind == refConfigEnv && bytes.IndexByte(content, 0) >= 0 {
 			ld.tell(r, "the key %s of the Config holds a NUL byte: no variable can", quote(key))
+			sound = false
 		}
 		w.Configs[r.name][key] = content
 	}
+	return sound
 }
 
 // missing tells of a Config or Secret that is not among all, unless it may stand where nothing could be read.

@@ -13,6 +13,10 @@ import (
 // checkText finds what yaml.v3 would refuse without saying where.
 func checkText(data []byte) error {
 	for i := 0; i < len(data); {
+		if b := data[i]; b >= ' ' && b < 0x7f || b == '\n' { // nearly all of it
+			i++
+			continue
+		}
 		r, size := utf8.DecodeRune(data[i:])
 		switch {
 		case r == 0:

@@ -23,12 +23,15 @@ const maxPatterns = 1000
 // file is one YAML file of the tree.
 type file struct {
 	name string // in the repository
-	data []byte
+	key  string // of its content; see Keyed
+	kept *kept  // what the same content came to before; nil: it is to be decoded
+	data []byte // nil where kept is there
 }
 
 // walker gathers the YAML files of a tree.
 type walker struct {
 	tree     fs.FS
+	cache    *Cache
 	problems *problems
 	patterns []gitignore.Pattern
 	files    []file
@@ -37,8 +40,8 @@ type walker struct {
 }
 
 // files returns the YAML files below dir, in the order of their names.
-func files(tree fs.FS, dir string, ps *problems) []file {
-	w := &walker{tree: tree, problems: ps}
+func files(tree fs.FS, dir string, cache *Cache, ps *problems) []file {
+	w := &walker{tree: tree, cache: cache, problems: ps}
 	if dir == "" {
 		dir = "."
 	}
@@ -56,7 +59,10 @@ func files(tree fs.FS, dir string, ps *problems) []file {
 	return w.files
 }
 
-func (w *walker) fail(name string, err error) {
+func (w *walker) fail(name string, err error) { w.problems.add(unreadable(name, err)) }
+
+// unreadable says why a file or directory cannot be read.
+func unreadable(name string, err error) Problem {
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathErr.Err
 	}
@@ -64,7 +70,7 @@ func (w *walker) fail(name string, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		what = "does not exist in the repository"
 	}
-	w.problems.add(Problem{Position: Position{File: name}, Message: what})
+	return Problem{Position: Position{File: name}, Message: what}
 }
 
 func (w *walker) directory(dir string) {
@@ -89,24 +95,30 @@ func (w *walker) directory(dir string) {
 		if e.IsDir() {
 			w.directory(name)
 		} else {
-			w.file(name)
+			w.file(name, keyOf(e))
 		}
 	}
 }
 
-func (w *walker) file(name string) {
-	data, err := readBounded(w.tree, name)
-	if err != nil {
-		w.fail(name, err)
-		return
+func (w *walker) file(name, key string) {
+	f := file{name: name, key: key, kept: w.cache.find(name, key)}
+	if f.kept != nil {
+		w.total += f.kept.size
+	} else {
+		data, err := readBounded(w.tree, name)
+		if err != nil {
+			w.fail(name, err)
+			return
+		}
+		f.data = data
+		w.total += len(data)
 	}
-	w.total += len(data)
 	if w.total > maxTotalSize {
 		w.full = true
 		w.problems.add(Problem{Position: Position{File: name}, Message: fmt.Sprintf("the YAML files of the repository are larger than %s together", Bytes(maxTotalSize))})
 		return
 	}
-	w.files = append(w.files, file{name: name, data: data})
+	w.files = append(w.files, f)
 }
 
 func (w *walker) readIgnore(dir string) {

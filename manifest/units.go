@@ -74,27 +74,27 @@ const maxQuantityLen = 40
 
 // parseQuantity parses s, times scale, rounded up as Kubernetes does.
 func parseQuantity(s string, scale int64, example string) (int64, error) {
-	bad := fmt.Errorf("want a quantity such as %s, not %q", example, clip(s))
+	bad := func() (int64, error) { return 0, fmt.Errorf("want a quantity such as %s, not %q", example, clip(s)) }
 	if s == "" || len(s) > maxQuantityLen {
-		return 0, bad
+		return bad()
 	}
 	end := strings.LastIndexAny(s, "0123456789.") + 1
 	number, suffix := s[:end], s[end:]
 	if i := strings.IndexAny(number, "eE"); i >= 0 { // 1e3, as opposed to the suffix E
 		exp, err := strconv.Atoi(number[i+1:])
 		if err != nil || suffix != "" || exp < -18 || exp > 18 {
-			return 0, bad
+			return bad()
 		}
 	} else if strings.Trim(number, "+-0123456789.") != "" {
-		return 0, bad
+		return bad()
 	}
 	value, ok := new(big.Rat).SetString(number)
 	if !ok || strings.ContainsAny(number, "_/xXbBoOpP") {
-		return 0, bad
+		return bad()
 	}
 	factor, ok := quantityFactor(suffix)
 	if !ok || (suffix == "m" && scale == 1) {
-		return 0, bad
+		return bad()
 	}
 	value.Mul(value, factor).Mul(value, new(big.Rat).SetInt64(scale))
 	if value.Sign() < 0 {

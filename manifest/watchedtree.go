@@ -5,11 +5,12 @@ import (
 	"io/fs"
 )
 
-// watchedTree keeps the first error of a tree that says nothing of the commit.
+// watchedTree keeps the first error of a tree that says nothing of the commit, and counts how often it was asked.
 type watchedTree struct {
 	tree       fs.FS
 	unreadable func(error) bool
 	err        error
+	asked      int
 }
 
 func (w *watchedTree) watch(err error) error {
@@ -21,6 +22,7 @@ func (w *watchedTree) watch(err error) error {
 
 // Open implements fs.FS.
 func (w *watchedTree) Open(name string) (fs.File, error) {
+	w.asked++
 	f, err := w.tree.Open(name)
 	if w.watch(err) != nil {
 		return nil, err
@@ -30,12 +32,14 @@ func (w *watchedTree) Open(name string) (fs.File, error) {
 
 // ReadDir implements fs.ReadDirFS.
 func (w *watchedTree) ReadDir(name string) ([]fs.DirEntry, error) {
+	w.asked++
 	entries, err := fs.ReadDir(w.tree, name)
 	return entries, w.watch(err)
 }
 
 // Stat implements fs.StatFS.
 func (w *watchedTree) Stat(name string) (fs.FileInfo, error) {
+	w.asked++
 	info, err := fs.Stat(w.tree, name)
 	return info, w.watch(err)
 }

@@ -12,7 +12,10 @@ type variant struct {
 	workload Workload
 	refs     []reference
 	position Position // of metadata.name
-	finished bool     // configs, secrets and, without NodeEnv, the digest are filled in
+	finished bool     // in this pass: configs and secrets are filled in
+	whole    bool     // NodeEnv and the digest are too, for every node that it is for
+	sound    bool     // nothing was wrong with what it refers to
+	spent    int      // values of what it refers to
 }
 
 // reference is something that a workload names, to be looked up when every manifest is known.
@@ -25,6 +28,7 @@ type reference struct {
 	hostPort hostPort
 	position Position
 	field    string
+	input    any // the *config or *secret that its workload was completed with
 }
 
 type refKind int
@@ -123,6 +127,7 @@ func (ld *loading) workload(file string, doc *yaml.Node, size int, kind Kind) {
 		v := ld.variant(file, doc, merged, Workload{
 			Kind: kind, Name: name, Labels: m.Metadata.Labels, Annotations: m.Metadata.Annotations, Source: d.position(doc),
 		})
+		ld.now.variants = append(ld.now.variants, v)
 		for _, t := range groups[key] {
 			t.selected = append(t.selected, v)
 		}

@@ -41,6 +41,38 @@ func parseDocuments(data []byte) (docs []*yaml.Node, err error) {
 	}
 }
 
+// parsed is what parseDocuments made of a file.
+type parsed struct {
+	docs []*yaml.Node
+	err  error
+}
+
+// parseAhead parses the files that are not kept, in order, while what it parsed before is decoded: parsing is more than half
+// of the work. stop ends it.
+func parseAhead(all []file) (ahead <-chan parsed, stop func()) {
+	out, end := make(chan parsed, 16), make(chan struct{})
+	go func() {
+		defer close(out)
+		for _, f := range all {
+			if f.kept != nil {
+				continue
+			}
+			var p parsed
+			p.docs, p.err = parseDocuments(f.data)
+			select {
+			case out <- p:
+			case <-end:
+				return
+			}
+		}
+	}()
+	return out, func() {
+		close(end)
+		for range out { // until it has ended
+		}
+	}
+}
+
 func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
 }

@@ -55,7 +55,7 @@ type Config struct {
 	// UnknownCommit reports whether an error of Source.Descends says that the repository does not have the ancestor (any
 	// more); any other is a failed fetch. Nil: none says so.
 	UnknownCommit func(error) bool
-	// Load turns a commit's tree into this node's set. An error with a manifest.Problem in it rejects the commit; any
+	// Load turns a commit's tree into this node's set, one at a time. An error with a manifest.Problem in it rejects the commit; any
 	// other counts as a failed fetch.
 	Load    func(tree fs.FS, rev manifest.Revision) (manifest.Set, error)
 	Runtime runtime.Runtime

@@ -97,7 +97,7 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 	}
 	return reconcile.New(reconcile.Config{
 		Node: a.set.node, Instance: a.set.instance, StateDir: a.set.stateDir,
-		Source: src, SourceInfo: a.sourceInfo(src), Load: a.load,
+		Source: src, SourceInfo: a.sourceInfo(src), Load: a.loader(),
 		UnknownCommit: unknownCommit, HintOf: source.Hint, Gone: source.Gone,
 		Runtime: rt, Facts: facts(rt), Policy: policy, Resolve: rt.Resolve,
 		Collect: func(ctx context.Context, keep []string) error {
@@ -152,14 +152,16 @@ func (a *app) sourceInfo(src *source.Source) report.Source {
 	return report.Source{URL: src.RedactedURL(), Branch: a.set.branch, Path: a.set.path}
 }
 
-// load reads what a commit asks of this node.
-func (a *app) load(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
+// loader returns what reads what a commit asks of this node: of each but the first, the files that changed.
+func (a *app) loader() func(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
 	loader := manifest.Loader{
-		Path: filepath.ToSlash(filepath.Clean(a.set.path)),
+		Path: filepath.ToSlash(filepath.Clean(a.set.path)), Cache: new(manifest.Cache),
 		// Our clone is repaired, or a directory that is being written to is at rest, when it is read again.
 		Unreadable: func(err error) bool { return errors.Is(err, source.ErrCorrupt) || errors.Is(err, source.ErrChanged) },
 	}
-	return loader.Load(tree, rev, manifest.Node{Name: a.set.node, Labels: a.set.labels})
+	return func(tree fs.FS, rev manifest.Revision) (manifest.Set, error) {
+		return loader.Load(tree, rev, manifest.Node{Name: a.set.node, Labels: a.set.labels})
+	}
 }
 
 func (a *app) policy() (plan.Policy, error) {

@@ -348,6 +348,8 @@ func (s *snapshot) list(dir node) ([]node, error) { return dir.file.children, ni
 func (s *snapshot) size(n node) (int64, error)    { return n.file.size, nil }
 func (s *snapshot) link(n node) (string, error)   { return string(n.file.content), nil }
 
+func (s *snapshot) key(n node) string { return string(n.file.sum[:]) }
+
 func (s *snapshot) open(n node) (io.ReadCloser, error) {
 	f := n.file
 	if f.inMemory {

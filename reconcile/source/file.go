@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path"
 	"time"
+
+	"reconciler/manifest"
 )
 
 // fileInfo describes a node. The size is filled in where somebody asks for it: in a pack it may cost an inflation.
@@ -36,6 +38,8 @@ func (f *treeFS) sized(op, name string, n node) (fs.FileInfo, error) {
 	return info, nil
 }
 
+var _ manifest.Keyed = (*dirEntry)(nil)
+
 type dirEntry struct {
 	fsys *treeFS
 	node node
@@ -46,6 +50,14 @@ func (e *dirEntry) Name() string      { return e.node.name }
 func (e *dirEntry) IsDir() bool       { return e.node.mode.IsDir() }
 func (e *dirEntry) Type() fs.FileMode { return e.node.mode.Type() }
 func (e *dirEntry) String() string    { return fs.FormatDirEntry(e) }
+
+// ContentKey implements manifest.Keyed.
+func (e *dirEntry) ContentKey() string {
+	if !e.node.mode.IsRegular() {
+		return ""
+	}
+	return e.fsys.tree.key(e.node)
+}
 
 func (e *dirEntry) Info() (fs.FileInfo, error) {
 	return e.fsys.sized("stat", path.Join(e.dir, e.node.name), e.node)

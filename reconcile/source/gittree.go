@@ -107,6 +107,9 @@ func (t *gitTree) size(n node) (int64, error) {
 	return size, t.check(err)
 }
 
+// key is the hash that go-git checks for collisions as git does.
+func (t *gitTree) key(n node) string { return string(n.hash[:]) }
+
 func (t *gitTree) open(n node) (io.ReadCloser, error) {
 	size, err := t.size(n)
 	if err != nil {

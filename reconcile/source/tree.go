@@ -37,6 +37,7 @@ type tree interface {
 	open(file node) (io.ReadCloser, error)
 	link(symlink node) (string, error)
 	size(n node) (int64, error)
+	key(file node) string // of its content: equal only where that is
 	modTime() time.Time
 }
 

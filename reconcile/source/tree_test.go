@@ -12,6 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"reconciler/manifest"
 	"reconciler/reconcile/source"
 	"reconciler/reconcile/source/sourcetest"
 )
@@ -54,6 +55,26 @@ func TestTree(t *testing.T) {
 			} {
 				if got := content(t, fsys, name); got != want {
 					t.Errorf("%s is %q, want %q", name, got, want)
+				}
+			}
+			keys := map[string]string{}
+			if err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
+				if k, ok := e.(manifest.Keyed); ok {
+					keys[name] = k.ContentKey()
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+			for name, key := range keys {
+				f := files[name]
+				if link := strings.HasPrefix(f, sourcetest.Symlink); (key == "") != (link || f == "" && name != "empty.yaml") {
+					t.Errorf("%s has the key %q", name, key)
+				}
+				for other, same := range keys {
+					if key != "" && same != "" && (key == same) != (f == files[other]) {
+						t.Errorf("%s and %s have the keys %q and %q", name, other, key, same)
+					}
 				}
 			}
 			_, err := fs.ReadFile(fsys, "a.yaml/b")

@@ -31,6 +31,7 @@ type loop struct {
 	answers   []answered
 	histories map[manifest.Name]plan.History
 	ledger    plan.Ledger
+	lowered   plan.Lowered
 	seen      plan.Moment            // when the ledger was brought up to date last
 	reading   map[manifest.Name]bool // whose output is being read
 
@@ -231,7 +232,7 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 		InFlight: map[manifest.Name]plan.InFlight{}, ImageDigests: l.state.ImageDigests,
 		SecretDigests: l.secrets.digests(&desired, l.state.Accepted),
 		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
-		Ledger: l.ledger, Boot: l.cfg.bootTime(), BootID: l.cfg.bootID, NotBefore: l.cfg.BuiltAt,
+		Ledger: l.ledger, Lowered: &l.lowered, Boot: l.cfg.bootTime(), BootID: l.cfg.bootID, NotBefore: l.cfg.BuiltAt,
 	}
 	for name, f := range l.flights {
 		in.InFlight[name] = plan.InFlight{

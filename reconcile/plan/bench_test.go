@@ -24,7 +24,7 @@ func populated(b *testing.B, n, running int) *world {
 	w.want("c1", list[:running]...)
 	w.apply(w.compute())
 	w.want("c2", list...)
-	w.in.Observed, w.in.Now = w.list(), w.clock
+	w.in.Observed, w.in.Now, w.in.Lowered = w.list(), w.clock, new(plan.Lowered)
 	if got := len(w.in.Observed); got != running {
 		b.Fatalf("%d containers run, want %d", got, running)
 	}

@@ -16,6 +16,7 @@ import (
 // Compute decides what to do now. It is total and deterministic: any input gives a plan, and the order of workloads
 // and containers in it makes no difference. Only containers that carry an Origin are looked at: others are not ours.
 func Compute(in Input) Plan {
+	in.Lowered.turn()
 	c := newComputation(in)
 	p := Plan{Revision: in.Desired.Revision, Blocked: c.guard(), Steps: []Step{}}
 	switch {
@@ -48,7 +49,6 @@ func Compute(in Input) Plan {
 		}
 	}
 	p.Wake = c.wake
-	p.ID = identify(p)
 	return p
 }
 
@@ -193,8 +193,8 @@ func (c *computation) cancelUnwanted() {
 	slices.SortFunc(c.cancel, manifest.Name.Compare)
 }
 
-// identify returns a hash of everything that a plan says.
-func identify(p Plan) string {
+// ID identifies the plan by its content: equal plans have equal IDs.
+func (p Plan) ID() string {
 	hash := sha256.New()
 	enc := json.NewEncoder(hash)
 	whole := p

@@ -223,7 +223,7 @@ func (c *computation) refused(w *work) bool {
 
 // spec lowers what is wanted, pinned to the image that is known for it. It holds w where that cannot be done.
 func (c *computation) spec(w *work) (runtime.Spec, bool) {
-	spec, err := Lower(*w.want)
+	spec, err := c.in.Lowered.spec(*w.want)
 	if err != nil {
 		w.hold = &Hold{Name: w.name, Reason: ReasonConfig, Message: err.Error()}
 		return runtime.Spec{}, false
@@ -232,7 +232,9 @@ func (c *computation) spec(w *work) (runtime.Spec, bool) {
 	spec.Revision = c.set.Revision.Commit
 	spec.SecretDigests = c.secretDigests(w)
 	if spec.Image != nil {
-		spec.Image.Digest = c.pin(w, spec.Image)
+		pinned := *spec.Image
+		pinned.Digest = c.pin(w, spec.Image)
+		spec.Image = &pinned
 	}
 	return spec, true
 }

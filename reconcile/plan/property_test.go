@@ -98,11 +98,16 @@ func disturb(t *rapid.T, w *world) {
 
 // lawful fails unless p is a plan that Compute may give for w as it is.
 func lawful(t *rapid.T, w *world, p plan.Plan) {
-	if p.ID == "" {
+	if p.ID() == "" {
 		t.Fatal("plan without ID")
 	}
 	if again := plan.Compute(w.in); !reflect.DeepEqual(again, p) {
 		t.Fatalf("the same input gives\n%s\nand\n%s", render(p), render(again))
+	}
+	kept := w.in
+	kept.Lowered = &w.lowered
+	if again := plan.Compute(kept); !reflect.DeepEqual(again, p) {
+		t.Fatalf("with what was lowered before the plan is\n%s\nand not\n%s", render(again), render(p))
 	}
 	mixed := w.in
 	mixed.Observed = slices.Clone(mixed.Observed)
@@ -205,7 +210,7 @@ func TestConverges(t *testing.T) {
 				}
 			}
 			before := len(w.rt.Calls())
-			if again := w.settle(func(plan.Plan) {}); len(again.Steps) != 0 || len(w.rt.Calls()) != before || again.ID != p.ID {
+			if again := w.settle(func(plan.Plan) {}); len(again.Steps) != 0 || len(w.rt.Calls()) != before || again.ID() != p.ID() {
 				rt.Fatalf("not idempotent: %s", render(again))
 			}
 		}

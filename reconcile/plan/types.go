@@ -39,6 +39,8 @@ type Input struct {
 	KeptNode string
 	// Ledger is what is remembered of Jobs and CronJobs: see Ledger.Advance.
 	Ledger Ledger
+	// Lowered, if not nil, holds what workloads were lowered to for the plan before.
+	Lowered *Lowered
 	// Now is the present time; Boot and BootID are as in Clock. By a time before NotBefore no CronJob runs.
 	Now       time.Time
 	Boot      time.Duration
@@ -178,8 +180,6 @@ const (
 // Plan is what to do now. An empty one means that what should run does.
 type Plan struct {
 	Revision manifest.Revision `json:"revision"`
-	// ID identifies the plan by its content: equal plans have equal IDs.
-	ID string `json:"id"`
 	// Blocked is why the desired set may not be applied; Steps then keep the accepted set alive.
 	Blocked *Block `json:"blocked"`
 	// Steps in the order they should be shown and begun; Step.After says what they really wait for.

@@ -18,6 +18,7 @@ import (
 // world is a server in memory: a fake runtime, a clock, and what the shell would remember. It carries plans out in the
 // simplest way that keeps their promises.
 type world struct {
+	lowered plan.Lowered // of the plans before
 	t       testing.TB
 	rt      *fake.Runtime
 	clock   time.Time

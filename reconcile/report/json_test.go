@@ -30,13 +30,18 @@ func TestJSONGolden(t *testing.T) {
 	v.State.AcceptedRevision.Time = now()
 	v.Plan.Held = []plan.Hold{{Name: db.Name, Reason: plan.ReasonCrashLoop, Message: "ran out of memory", Until: now().Add(10 * time.Second)}}
 	steps := plan.Plan{
-		Revision: manifest.Revision{Commit: "new"}, ID: "0123456789abcdef",
+		Revision: manifest.Revision{Commit: "new"},
 		Steps: []plan.Step{
 			{Op: plan.OpReplace, Name: web.Name, Reason: "image changed: web:1 -> web:2", Changes: []manifest.Change{{Field: "spec.image", From: "web:1", To: "web:2"}}},
 			{Op: plan.OpRemove, Name: db.Name, Reason: "not in new any more"},
 		},
 	}
 	blocked := plan.Plan{Blocked: &plan.Block{Reason: plan.BlockEmptying, Message: "approve it"}}
+	identified := func(p plan.Plan, id string) Plan { // by what is in it, which may come to be more
+		out := PlanOf(p)
+		out.ID = id
+		return out
+	}
 	revision := manifest.Revision{Commit: "new", Author: "Ada", Subject: "s"}
 	records := []journal.Record{
 		{Time: now(), Type: journal.TypeAccepted, Commit: "new", Revision: &revision},
@@ -45,7 +50,7 @@ func TestJSONGolden(t *testing.T) {
 	}
 	for name, value := range map[string]any{
 		"ps": Rows(v, false), "ps-empty": Rows(View{}, false), "status": StatusOf(v), "status-empty": StatusOf(View{}),
-		"plan": PlanOf(steps), "plan-blocked": PlanOf(blocked), "history": HistoryOf(records, nil, plan.Ledger{}), "history-empty": HistoryOf(nil, nil, plan.Ledger{}),
+		"plan": identified(steps, "0123456789abcdef"), "plan-blocked": identified(blocked, ""), "history": HistoryOf(records, nil, plan.Ledger{}), "history-empty": HistoryOf(nil, nil, plan.Ledger{}),
 	} {
 		got, err := json.MarshalIndent(value, "", "  ")
 		if err != nil {

@@ -26,7 +26,7 @@ type PlanStep struct {
 // PlanOf turns p into what users see.
 func PlanOf(p plan.Plan) Plan {
 	out := Plan{
-		Revision: p.Revision.Commit, ID: p.ID, Blocked: p.Blocked,
+		Revision: p.Revision.Commit, ID: p.ID(), Blocked: p.Blocked,
 		Steps: []PlanStep{}, Held: append([]plan.Hold{}, p.Held...),
 	}
 	for _, s := range p.Steps {

@@ -71,7 +71,7 @@ func StatusOf(v View) Status {
 		}
 	}
 	if len(v.Plan.Steps) > 0 {
-		s.Plan = v.Plan.ID
+		s.Plan = v.Plan.ID()
 	}
 	list := subjects(v)
 	s.count(v, list)

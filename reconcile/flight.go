@@ -216,13 +216,15 @@ func (l *loop) ignoredStop(o runtime.Status, grace time.Duration) {
 // noticeExits records containers that ended by themselves since the last look.
 func (l *loop) noticeExits(now []runtime.Status) {
 	for _, o := range now {
-		before := l.statusOf(o.ID)
-		if before == nil || o.State != runtime.StateExited || o.Stopped || !o.FinishedAt.After(before.FinishedAt) {
+		if o.State != runtime.StateExited || o.Stopped {
 			continue
 		}
 		name := manifest.Name(o.Spec.Name)
 		if _, isJob := l.ledger.Jobs[name]; isJob {
 			continue // see advanceJobs
+		}
+		if before := l.statusOf(o.ID); before == nil || !o.FinishedAt.After(before.FinishedAt) {
+			continue
 		}
 		if f := l.flights[name]; f != nil && f.step.Op != plan.OpUpdate {
 			continue // a step is ending or starting it

@@ -13,11 +13,8 @@ import (
 func (l *loop) advanceJobs(set *manifest.Set, newNode bool) {
 	now := l.now()
 	in := plan.Advance{
-		Set: set, Observed: l.observed, InFlight: map[manifest.Name]plan.InFlight{}, Clock: now, NotBefore: l.cfg.BuiltAt,
+		Set: set, Observed: l.observed, InFlight: l.inFlight(), Clock: now, NotBefore: l.cfg.BuiltAt,
 		Seen: l.seen, NewNode: newNode,
-	}
-	for name := range l.flights {
-		in.InFlight[name] = plan.InFlight{}
 	}
 	l.seen = now.Moment()
 	notes, changed := l.ledger.Advance(in)

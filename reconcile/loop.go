@@ -26,6 +26,7 @@ type loop struct {
 
 	state     journal.State // as it should be on disk
 	dirty     bool
+	kept      *memory          // see whole
 	records   []journal.Record // to be written at the end of the turn
 	unwritten []journal.Record // of earlier turns, which could not be written
 	answers   []answered
@@ -229,21 +230,27 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 	l.clampRetries(now)
 	in := plan.Input{
 		Desired: desired, Accepted: l.state.Accepted, Observed: l.observed, History: l.histories, Health: l.health,
-		InFlight: map[manifest.Name]plan.InFlight{}, ImageDigests: l.state.ImageDigests,
+		InFlight: l.inFlight(), ImageDigests: l.state.ImageDigests,
 		SecretDigests: l.secrets.digests(&desired, l.state.Accepted),
 		Facts:         l.cfg.Facts, Policy: l.cfg.Policy, Approved: map[string]bool{}, KeptNode: l.state.Node, Now: now,
 		Ledger: l.ledger, Lowered: &l.lowered, Boot: l.cfg.bootTime(), BootID: l.cfg.bootID, NotBefore: l.cfg.BuiltAt,
-	}
-	for name, f := range l.flights {
-		in.InFlight[name] = plan.InFlight{
-			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload), Beside: f.step.Beside,
-		}
 	}
 	in.Facts.Taken = l.takenPorts(ctx, &desired, l.state.Accepted)
 	for _, c := range l.state.Approved {
 		in.Approved[c] = true
 	}
 	return in
+}
+
+// inFlight returns the steps in flight as a plan wants them.
+func (l *loop) inFlight() map[manifest.Name]plan.InFlight {
+	out := make(map[manifest.Name]plan.InFlight, len(l.flights))
+	for name, f := range l.flights {
+		out[name] = plan.InFlight{
+			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload), Beside: f.step.Beside,
+		}
+	}
+	return out
 }
 
 // takenPorts asks for the ports that others have, where one of the sets needs to know. Without an answer nobody is held for

@@ -7,7 +7,7 @@ import (
 
 // pace is how fast one turn may follow another. A push is looked at again and again without a pause, until everything that it
 // asks for is there; where much happens for long, such as runs of CronJobs by the dozen, it gathers in pauses, and looking at
-// it takes a tenth of one core.
+// it takes a twentieth of one core.
 type pace struct {
 	credit time.Duration // of time for turns
 	at     time.Time
@@ -15,8 +15,8 @@ type pace struct {
 
 const (
 	paceBurst = 250 * time.Millisecond // the most credit there can be
-	paceShare = 10                     // the credit of one turn takes so many times its length to come back
-	paceRest  = 100 * time.Millisecond // the longest pause
+	paceShare = 20                     // the credit of one turn takes so many times its length to come back
+	paceRest  = 250 * time.Millisecond // the longest pause
 )
 
 func newPace(now time.Time) pace { return pace{credit: paceBurst, at: now} }

@@ -211,10 +211,8 @@ func (a *Agent) Preview(ctx context.Context) (report.Plan, error) {
 
 // publish makes what is known now what View returns.
 func (l *loop) publish() {
-	st := l.state
-	st.Histories, st.Ledger = maps.Clone(l.histories), l.ledger.Clone()
 	v := &report.View{
-		Node: l.cfg.Node, Instance: l.cfg.Instance, Source: l.cfg.SourceInfo, State: st,
+		Node: l.cfg.Node, Instance: l.cfg.Instance, Source: l.cfg.SourceInfo, State: l.whole(),
 		Observed: l.observed, Health: l.health, ObservedError: l.listError, Plan: l.current, Fetch: l.fetch.last, Now: time.Now(),
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.warnings)) {

@@ -6,7 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"reconciler/manifest"
 	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 	"reconciler/reconcile/report"
 )
 
@@ -20,9 +22,8 @@ func (l *loop) record(r journal.Record) {
 func (l *loop) flush() {
 	var err error
 	if l.dirty {
-		st := l.state
-		st.Histories, st.Ledger = maps.Clone(l.histories), l.ledger.Clone()
-		if err = l.store.Save(st); err == nil {
+		l.kept = nil
+		if err = l.store.Save(l.whole()); err == nil {
 			l.dirty = false
 		}
 	}
@@ -35,6 +36,22 @@ func (l *loop) flush() {
 		answer.to <- answer.err
 	}
 	l.answers = nil
+}
+
+// whole returns the state with what the loop goes on to change, as it is now. It is copied once for each turn that changed it.
+func (l *loop) whole() journal.State {
+	st := l.state
+	if l.kept == nil {
+		l.kept = &memory{histories: maps.Clone(l.histories), ledger: l.ledger.Clone()}
+	}
+	st.Histories, st.Ledger = l.kept.histories, l.kept.ledger
+	return st
+}
+
+// memory is a copy of what the loop changes in place.
+type memory struct {
+	histories map[manifest.Name]plan.History
+	ledger    plan.Ledger
 }
 
 // maxUnwritten bounds the records that wait for a disk that takes them; the oldest go first.

@@ -131,7 +131,8 @@ func encodeState(body stateBody) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode state: %w", err)
 	}
-	return json.Marshal(stateFile{Version: stateVersion, Sum: fmt.Sprintf("%08x", checksum(inner)), State: inner})
+	// As json.Marshal has a stateFile, which would read all of it once more to see whether it is JSON.
+	return fmt.Appendf(nil, `{"version":%d,"sum":"%08x","state":%s}`, stateVersion, checksum(inner), inner), nil
 }
 
 func decodeState(data []byte) (stateBody, error) {

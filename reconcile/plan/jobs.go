@@ -203,7 +203,7 @@ func (c *computation) pursue(w *work) {
 	r, s := c.record(w), w.keep
 	switch {
 	case s == nil:
-		if c.rests(w, r) || w.isRun() && c.replacing(w) {
+		if w.isRun() && c.brings(w) || c.rests(w, r) || w.isRun() && c.replacing(w) {
 			return
 		}
 		if c.create(w); w.step != nil && w.isRun() {
@@ -227,6 +227,13 @@ func (c *computation) pursue(w *work) {
 		}
 		c.restart(w, s, *w.want, why)
 	}
+}
+
+// brings reports whether a step in flight is making what w wants: nothing is to be decided until it has ended. See
+// respectFlight, which would drop the step; runs of CronJobs may wait to be started by the hundred.
+func (c *computation) brings(w *work) bool {
+	f, ok := c.in.InFlight[w.name]
+	return ok && f.Op == OpCreate && f.Digest == w.want.Digest
 }
 
 // whyAgain says why a Job runs that ran before.

@@ -107,6 +107,7 @@ func (src *source) fetch(ctx context.Context, l *lease, d v1.Descriptor, progres
 			return err
 		}
 		failpoint.Here("pull: a blob there")
+		l.verified(d.Digest)
 		return s.touch(l, s.blobPath(d.Digest))
 	}
 	return errors.Join(errs...)

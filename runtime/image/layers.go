@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -134,7 +135,7 @@ func (s *Store) unpackLayer(ctx context.Context, l *lease, blob v1.Descriptor, d
 		return err
 	}
 	failpoint.Here("layer: an empty directory")
-	record, err := s.unpackBlob(ctx, blob, diff, root, below)
+	record, err := s.unpackBlob(ctx, blob, l.hasVerified(blob.Digest), diff, root, below)
 	if err != nil {
 		return err
 	}
@@ -192,8 +193,9 @@ func (s *Store) setAside(dir, trash string) error {
 	return err
 }
 
-// unpackBlob reads a layer's blob to its end, unpacks it into root and checks both its digests.
-func (s *Store) unpackBlob(ctx context.Context, blob v1.Descriptor, diff v1.Hash, root string, below []string) (layerRecord, error) {
+// unpackBlob reads a layer's blob to its end, unpacks it into root and checks both its digests; only that of what comes out
+// of it where the blob itself was verified on its way here, a moment ago.
+func (s *Store) unpackBlob(ctx context.Context, blob v1.Descriptor, verified bool, diff v1.Hash, root string, below []string) (layerRecord, error) {
 	f, err := os.Open(s.blobPath(blob.Digest))
 	if err != nil {
 		return layerRecord{}, err
@@ -207,7 +209,10 @@ func (s *Store) unpackBlob(ctx context.Context, blob v1.Descriptor, diff v1.Hash
 	if err != nil {
 		return layerRecord{}, badImage("layer %s: %s", diff, err)
 	}
-	compressed := io.TeeReader(f, blobHash)
+	var compressed io.Reader = f
+	if !verified {
+		compressed = io.TeeReader(f, blobHash)
+	}
 	plain, err := decompress(compressed)
 	if err != nil {
 		return layerRecord{}, s.blame(f, blob.Digest, badImage("layer %s: %s", diff, err))
@@ -230,7 +235,7 @@ func (s *Store) unpackBlob(ctx context.Context, blob v1.Descriptor, diff v1.Hash
 		}
 		return layerRecord{}, s.blame(f, blob.Digest, err)
 	}
-	if fmt.Sprintf("%x", blobHash.Sum(nil)) != blob.Digest.Hex {
+	if !verified && fmt.Sprintf("%x", blobHash.Sum(nil)) != blob.Digest.Hex {
 		return layerRecord{}, s.dropCorrupt(blob.Digest)
 	}
 	if fmt.Sprintf("%x", diffHash.Sum(nil)) != diff.Hex {
@@ -287,27 +292,27 @@ func (s stream) Close() { s.close() }
 
 // decompress tells by the first bytes, not by what a manifest says, how a stream is compressed.
 func decompress(r io.Reader) (stream, error) {
-	head := make([]byte, 4)
-	n, err := io.ReadFull(r, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	// Reads are as large as the disk and the hash like them, and gzip has a faster way for this very type.
+	ahead := bufio.NewReaderSize(r, 128<<10)
+	head, err := ahead.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return stream{}, err
 	}
-	r = io.MultiReader(bytes.NewReader(head[:n]), r)
 	switch {
-	case bytes.HasPrefix(head[:n], []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(r)
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(ahead)
 		if err != nil {
 			return stream{}, err
 		}
 		return stream{z, func() { _ = z.Close() }}, nil
-	case bytes.HasPrefix(head[:n], []byte{0x28, 0xb5, 0x2f, 0xfd}), n == 4 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}) && head[0]&0xf0 == 0x50:
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}) && head[0]&0xf0 == 0x50:
 		// A window of 128 MiB is what zstd --long makes; a stranger may not ask for more memory.
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		z, err := zstd.NewReader(ahead, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return stream{}, err
 		}
 		return stream{z, z.Close}, nil
 	default:
-		return stream{r, func() {}}, nil
+		return stream{ahead, func() {}}, nil
 	}
 }

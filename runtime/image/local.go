@@ -297,6 +297,7 @@ func (s *Store) copyBlob(l *lease, src files, d v1.Descriptor, name string) erro
 	if err := s.adopt(file, d.Digest); err != nil {
 		return err
 	}
+	l.verified(d.Digest)
 	return s.touch(l, s.blobPath(d.Digest))
 }
 

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"reconciler/runtime/atomicfile"
@@ -168,6 +170,26 @@ func held(path string) bool {
 type lease struct {
 	f     *os.File
 	start time.Time
+
+	mu   sync.Mutex
+	read map[v1.Hash]bool
+}
+
+// verified notes that all of a blob's content has gone through its digest on the way into the store, by the lease's holder.
+func (l *lease) verified(h v1.Hash) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.read == nil {
+		l.read = map[v1.Hash]bool{}
+	}
+	l.read[h] = true
+}
+
+// hasVerified reports whether verified was called for a blob.
+func (l *lease) hasVerified(h v1.Hash) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.read[h]
 }
 
 func (s *Store) newLease() (*lease, error) {

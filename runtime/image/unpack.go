@@ -33,19 +33,19 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, root string, below []st
 		ctx: ctx, below: view{below}, maxBytes: s.opts.MaxLayerSize, maxEntries: s.opts.MaxLayerEntries,
 		have: map[string]bool{}, dropped: map[string]bool{}, moved: map[string]string{},
 	}
-	pr, pw := io.Pipe()
+	plain := newRelay()
 	filtered := make(chan error, 1)
 	go func() {
-		err := f.run(tar.NewReader(r), pw)
-		_ = pw.CloseWithError(err)
+		err := f.run(tar.NewReader(r), plain)
+		plain.end(err)
 		filtered <- err
 	}()
 	failpoint.Here("layer: nothing unpacked")
-	err := archive.Unpack(pr, root, &archive.TarOptions{NoLchown: os.Geteuid() != 0})
+	err := archive.Unpack(plain, root, &archive.TarOptions{NoLchown: os.Geteuid() != 0})
 	if err == nil {
-		_, err = io.Copy(io.Discard, pr)
+		_, err = io.Copy(io.Discard, plain)
 	}
-	_ = pr.CloseWithError(errUnpackFailed)
+	plain.leave()
 	if ferr := <-filtered; ferr != nil && !errors.Is(ferr, errUnpackFailed) {
 		err = ferr
 	}

@@ -23,7 +23,7 @@ small = size=$$(stat -c %s $(1)); if ((size >= 40000000)); then echo "$(1): $$si
 	echo "$(1): $$((size / 1000000)) MB"
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build static check lint fmt vet examples schema test test-root test-static test-vm chaos race fuzz bench cover demo clean
+.PHONY: help deps build static check lint fmt vet examples schema test test-root test-static test-vm chaos race fuzz bench bench-parts cover demo clean
 
 help: ## print this
 	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ check: lint vet examples ## lint, vet, format, examples and schema: everything t
 lint: deps
 	$(LINT) run ./...
 	$(LINT) run --build-tags '$(TAGS),failpoints' ./runtime/failpoint
-	@for script in $$(find scripts -type f) .ci/run; do bash -n "$$script"; done
+	@for script in $$(find scripts -type f ! -name '*.go') .ci/run; do bash -n "$$script"; done
 
 fmt: deps ## format the Go code as `make check` wants it
 	$(LINT) fmt ./...
@@ -96,8 +96,11 @@ fuzz: deps ## run each fuzzer for FUZZTIME (10s)
 		done; \
 	done
 
-bench: deps ## run the benchmarks
-	$(GO) test -tags '$(TAGS)' -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+bench: build ## measure beside runc, podman, docker and compose, and write docs/benchmarks.md (root only; 25 min)
+	@./scripts/bench/run
+
+bench-parts: deps ## run the Go benchmarks of the parts; BASE=REV compares with another commit
+	@BENCHTIME=$(BENCHTIME) ./scripts/bench/parts
 
 cover: deps ## write cover.html, coverage of all packages by all tests
 	$(GO) test -tags '$(TAGS)' -timeout 15m -coverpkg=./... -coverprofile=cover.out ./...

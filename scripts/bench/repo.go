@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+)
+
+// repository is a bare repository with a work tree beside it, both made by git.
+type repository struct {
+	b          *bench
+	bare, work string
+}
+
+func (b *bench) newRepository(dir string) (*repository, error) {
+	r := &repository{b: b, bare: filepath.Join(dir, "fleet.git"), work: filepath.Join(dir, "work")}
+	if _, err := r.git("init", "-q", "--bare", "-b", "main", r.bare); err != nil {
+		return nil, err
+	}
+	_, err := r.git("init", "-q", "-b", "main", r.work)
+	return r, err
+}
+
+func (r *repository) git(args ...string) (string, error) {
+	env := []string{"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com", "GIT_CONFIG_NOSYSTEM=1"}
+	out, _, err := r.b.do(env, "/usr/bin/git", args...)
+	return strings.TrimSpace(out), err
+}
+
+// commit writes files, removes those without text, and commits.
+func (r *repository) commit(files map[string]string) error {
+	for name, text := range files {
+		path := filepath.Join(r.work, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil && text != "" {
+			err = os.WriteFile(path, []byte(text), 0o644)
+		} else if err == nil {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := r.git("-C", r.work, "add", "-A")
+	if err == nil {
+		_, err = r.git("-C", r.work, "commit", "-q", "-m", "change")
+	}
+	return err
+}
+
+// stage brings the commit to the bare repository on a branch that nobody follows. What it returns moves the branch that
+// is followed there: a few milliseconds of git, the moment from which a commit can be seen.
+func (r *repository) stage() (publish func() error, err error) {
+	if _, err = r.git("-C", r.work, "push", "-q", "--force", r.bare, "HEAD:refs/heads/next"); err != nil {
+		return nil, err
+	}
+	commit, err := r.git("-C", r.work, "rev-parse", "HEAD")
+	return func() error {
+		_, moveErr := r.git("-C", r.bare, "update-ref", "refs/heads/main", commit)
+		return moveErr
+	}, err
+}
+
+// push is what a person does.
+func (r *repository) push() error {
+	_, err := r.git("-C", r.work, "push", "-q", r.bare, "HEAD:main")
+	return err
+}
+
+// commitPush is both.
+func (r *repository) commitPush(files map[string]string) error {
+	if err := r.commit(files); err != nil {
+		return err
+	}
+	return r.push()
+}
+
+// gitServer serves the repositories of a directory with git http-backend.
+type gitServer struct {
+	*httptest.Server
+	requests atomic.Int64
+}
+
+func (b *bench) serveGit(root string) (*gitServer, error) {
+	out, _, err := b.do(nil, "/usr/bin/git", "--exec-path")
+	if err != nil {
+		return nil, err
+	}
+	backend := &cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(out), "git-http-backend"),
+		Env:  b.environment("GIT_PROJECT_ROOT="+root, "GIT_HTTP_EXPORT_ALL=1"),
+	}
+	if _, err := os.Stat(backend.Path); err != nil {
+		return nil, err
+	}
+	s := &gitServer{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		backend.ServeHTTP(w, r)
+	}))
+	return s, nil
+}
+
+// manifestOf is a container that does nothing, with everything on: the bridge network, user ids of its own, the default
+// seccomp filter. A change of its env is what a new version of it is.
+func manifestOf(name, env string) string {
+	return fmt.Sprintf(`apiVersion: reconciler/v1
+kind: Container
+metadata: {name: %s}
+spec:
+  capture: {paths: [/bin/busybox]}
+  command: [/bin/busybox, sleep, "100000"]
+  env: {VERSION: "%s"}
+  terminationGracePeriodSeconds: 0
+`, name, env)
+}
+
+// manifestsOf are n of them by file, or their removal.
+func manifestsOf(prefix string, n int, gone bool) map[string]string {
+	files := map[string]string{}
+	for i := range n {
+		name := fmt.Sprintf("%s%d", prefix, i)
+		files[name+".yaml"] = ""
+		if !gone {
+			files[name+".yaml"] = manifestOf(name, "1")
+		}
+	}
+	return files
+}
+
+var errNotRunning = errors.New("it does not run")

@@ -104,7 +104,7 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 		return nil, nil, runtime.ErrNotFound
 	}
 	c.mu.Lock()
-	lc, bundle := c.lc, c.rec.Request
+	lc, started := c.lc, c.rec.Request
 	c.mu.Unlock()
 	if lc == nil {
 		return nil, nil, ErrExited
@@ -112,11 +112,11 @@ func (s *server) startExec(req ExecRequest, files []*os.File) (proc *libcontaine
 	if len(req.Args) == 0 {
 		return nil, nil, errors.New("no command is given")
 	}
-	spec, _, err := loadSpec(bundle)
+	b, _, err := loadSpec(started)
 	if err != nil {
 		return nil, nil, err
 	}
-	p := spec.Process
+	p := b.spec.Process
 	p.Args = req.Args
 	p.Env = append(p.Env, req.Env...) // the last of a name counts
 	if req.Cwd != "" {

@@ -49,6 +49,7 @@ type server struct {
 	holdings   map[*holding]struct{}
 	waits      map[*waiting]struct{}
 	starts     chan struct{}
+	filters    filters
 	calls      sync.WaitGroup
 	watching   sync.WaitGroup
 	end        context.CancelFunc

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,34 +22,52 @@ import (
 	"reconciler/runtime/failpoint"
 )
 
+// bundle is what a bundle's config.json says.
+type bundle struct {
+	spec    *specs.Spec
+	seccomp json.RawMessage // of spec, which is without: it is most of the file
+}
+
 // loadSpec reads and checks a bundle's config.json and takes out what this server cannot do.
-func loadSpec(req StartRequest) (*specs.Spec, []string, error) {
-	var spec specs.Spec
-	if err := readJSON(filepath.Join(req.Bundle, "config.json"), &spec); err != nil {
-		return nil, nil, err
+func loadSpec(req StartRequest) (b bundle, warnings []string, err error) {
+	var file struct {
+		specs.Spec
+		Linux *struct {
+			specs.Linux
+			Seccomp json.RawMessage `json:"seccomp"`
+		} `json:"linux"`
+	}
+	if err = readJSON(filepath.Join(req.Bundle, "config.json"), &file); err != nil {
+		return b, nil, err
+	}
+	spec := &file.Spec
+	if file.Linux != nil {
+		spec.Linux, b.seccomp = &file.Linux.Linux, file.Linux.Seccomp
 	}
 	switch {
 	case spec.Process == nil || len(spec.Process.Args) == 0:
-		return nil, nil, errors.New("the bundle's config.json has no command")
+		return b, nil, errors.New("the bundle's config.json has no command")
 	case spec.Root == nil || spec.Linux == nil:
-		return nil, nil, errors.New("the bundle's config.json has no root or linux section")
+		return b, nil, errors.New("the bundle's config.json has no root or linux section")
 	case spec.Linux.CgroupsPath == "":
-		return nil, nil, errors.New("the bundle's config.json has no cgroupsPath")
+		return b, nil, errors.New("the bundle's config.json has no cgroupsPath")
 	case req.StopSignal != "" && !knownSignal(req.StopSignal):
-		return nil, nil, fmt.Errorf("unknown stop signal %q", req.StopSignal)
+		return b, nil, fmt.Errorf("unknown stop signal %q", req.StopSignal)
 	case spec.Process.Terminal:
-		return nil, nil, errors.New("a terminal for process 1 is not supported")
+		return b, nil, errors.New("a terminal for process 1 is not supported")
 	}
 	if !filepath.IsAbs(spec.Root.Path) {
 		spec.Root.Path = filepath.Join(req.Bundle, spec.Root.Path)
 	}
-	return &spec, degrade(&spec), nil
+	b.spec = spec
+	return b, degrade(spec), nil
 }
 
 // launch makes and starts the container that c.rec.Request asks for. When it fails nothing is left. c.op is held.
 func (c *container) launch(ctx context.Context, configure func(pid int) error) (err error) {
 	req := c.rec.Request
-	spec, warnings, err := loadSpec(req)
+	b, warnings, err := loadSpec(req)
+	spec := b.spec
 	if err == nil && configure != nil {
 		err = checkOwnNetwork(spec)
 	}
@@ -75,6 +94,9 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 	failpoint.Here("launch: a record")
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: string(req.ID), Spec: spec})
 	if err != nil {
+		return err
+	}
+	if config.Seccomp, err = c.srv.filters.of(b.seccomp); err != nil {
 		return err
 	}
 	if _, lerr := os.Lstat(filepath.Join(c.srv.lcRoot, string(req.ID))); lerr == nil {

@@ -98,6 +98,9 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	if ready != nil || handed != nil && handed.Detached { // Ensure started us
 		ownSettings()
 		s.detached = true
+		// libcontainer hands it to its init, which uses one processor only, but would make ready for all first. This
+		// process has read its own.
+		_ = os.Setenv("GOMAXPROCS", "1")
 		s.boundOwnLog()
 		if cerr := enterOwnCgroup(cfg.Instance); cerr != nil {
 			s.log.Warn("stays in its parent's cgroup", "err", cerr)
@@ -105,10 +108,6 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 		defer leaveOwnCgroup(cfg.Instance)
 	}
 	debug.SetGCPercent(gcPercent)
-	// libcontainer hands it to its init, which uses one processor only, but would make ready for all first. This process
-	// has read its own.
-	s.environ = os.Environ()
-	_ = os.Setenv("GOMAXPROCS", "1")
 	if cerr := calm.Monitor(); cerr != nil {
 		s.log.Debug("the monitor thread wakes as often as it likes", "err", cerr)
 	}
@@ -159,7 +158,7 @@ func newServer(cfg Config) *server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &server{
-		cfg: cfg, log: cfg.Logger, since: time.Now(),
+		cfg: cfg, log: cfg.Logger, since: time.Now(), environ: os.Environ(),
 		dir: filepath.Join(cfg.RunDir, "supervisor"), lcRoot: filepath.Join(cfg.RunDir, "libcontainer"),
 		containers: map[runtime.ID]*container{}, watchers: map[chan runtime.Event]struct{}{}, holdings: map[*holding]struct{}{},
 		waits: map[*waiting]struct{}{}, starts: make(chan struct{}, parallelStarts),

@@ -170,7 +170,7 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 		}
 	}
 	failpoint.Here("remove: torn down")
-	if err := r.ids.ReleaseAll(r.state.dir(id)); err != nil {
+	if err := r.releaseIDs(e, id); err != nil {
 		return failure(op, id, name, err)
 	}
 	failpoint.Here("remove: without user ids")

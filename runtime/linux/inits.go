@@ -185,15 +185,12 @@ func awaitExitOf(ctx context.Context, client *supervisor.Client, id runtime.ID) 
 		return supervisor.State{}, err
 	}
 	for {
-		states, err := client.List(ctx)
+		state, known, err := client.Find(ctx, id)
 		if err != nil {
 			return supervisor.State{}, err
 		}
-		state := supervisor.State{ID: id, Reason: runtime.ReasonSupervisorLost} // if nobody knows of it any more
-		for _, s := range states {
-			if s.ID == id {
-				state = s
-			}
+		if !known {
+			state.Reason = runtime.ReasonSupervisorLost
 		}
 		if !state.Running {
 			return state, nil

@@ -45,11 +45,11 @@ type connection struct {
 }
 
 // connect leases addresses, or finds the container whose network is shared.
-func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.State) (c connection, err error) {
+func (r *Runtime) connect(ctx context.Context, client *supervisor.Client, e entry) (c connection, err error) {
 	id, name := e.ID, e.Spec.Name
 	if other, ok := strings.CutPrefix(string(e.Spec.Network), runtime.NetworkContainerPrefix); ok {
 		name.Name = other
-		host, pid, lookErr := r.running(name, states)
+		host, pid, lookErr := r.running(ctx, client, name)
 		if lookErr != nil {
 			return connection{}, lookErr
 		}
@@ -62,7 +62,7 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 		return connection{}, nil
 	}
 	failpoint.Here("connect: no address leased")
-	lease, err := r.net.Lease(ctx, id, name, func(other runtime.ID) bool { return r.idle(other, states) })
+	lease, err := r.net.Lease(ctx, id, name, func(other runtime.ID) bool { return r.idle(ctx, client, other) })
 	if err != nil {
 		return connection{}, err
 	}
@@ -72,8 +72,11 @@ func (r *Runtime) connect(ctx context.Context, e entry, states []supervisor.Stat
 }
 
 // idle says whether another container neither runs nor is being started: who is asks for its addresses again.
-func (r *Runtime) idle(id runtime.ID, states []supervisor.State) bool {
-	if r.locks.busy(id) || slices.ContainsFunc(states, func(s supervisor.State) bool { return s.ID == id && s.Running }) {
+func (r *Runtime) idle(ctx context.Context, client *supervisor.Client, id runtime.ID) bool {
+	if r.locks.busy(id) {
+		return false
+	}
+	if state, _, err := client.Find(ctx, id); err != nil || state.Running {
 		return false
 	}
 	// Last: a start that has just let go of the lock is on record.
@@ -82,7 +85,7 @@ func (r *Runtime) idle(id runtime.ID, states []supervisor.State) bool {
 }
 
 // running returns the container of a name that runs, of several the one that serves, and its process 1.
-func (r *Runtime) running(name runtime.Name, states []supervisor.State) (entry, int, error) {
+func (r *Runtime) running(ctx context.Context, client *supervisor.Client, name runtime.Name) (entry, int, error) {
 	list, err := r.entriesOf(name)
 	if err != nil {
 		return entry{}, 0, err
@@ -91,10 +94,12 @@ func (r *Runtime) running(name runtime.Name, states []supervisor.State) (entry, 
 	var pid int
 	first := servingOf(list)
 	for _, e := range list {
-		for _, s := range states {
-			if s.ID == e.ID && s.Running && (pid == 0 || first != nil && first.ID == e.ID) {
-				found, pid = e, s.Pid
-			}
+		state, _, err := client.Find(ctx, e.ID)
+		if err != nil {
+			return entry{}, 0, err
+		}
+		if state.Running && (pid == 0 || first != nil && first.ID == e.ID) {
+			found, pid = e, state.Pid
 		}
 	}
 	if pid != 0 {

@@ -90,6 +90,9 @@ type entry struct {
 	removing bool
 }
 
+// tried says whether anybody has ever asked the supervisor to start it: that is noted before.
+func (e entry) tried() bool { return e.last.Version != 0 }
+
 // stateDir reads and writes the records. Reading takes no lock and is safe beside a writer in another process: every
 // file is replaced whole.
 type stateDir struct {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"reconciler/runtime"
@@ -35,14 +34,16 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	if err != nil {
 		return failure(op, id, e.Spec.Name, err)
 	}
-	states, err := client.List(ctx)
-	if err != nil {
-		return failure(op, id, e.Spec.Name, err)
+	if e.tried() {
+		state, _, findErr := client.Find(ctx, id)
+		if findErr != nil {
+			return failure(op, id, e.Spec.Name, findErr)
+		}
+		if state.Running {
+			return failure(op, id, e.Spec.Name, r.noteStarted(e, state))
+		}
 	}
-	if i := slices.IndexFunc(states, func(s supervisor.State) bool { return s.ID == id }); i >= 0 && states[i].Running {
-		return failure(op, id, e.Spec.Name, r.noteStarted(e, states[i]))
-	}
-	err = r.start(ctx, client, states, &e)
+	err = r.start(ctx, client, &e)
 	if errors.Is(err, supervisor.ErrStarted) {
 		return failure(op, id, e.Spec.Name, r.takeStart(ctx, client, e))
 	}
@@ -64,16 +65,11 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 
 // takeStart records a start that a process had begun which is dead, and that has come to its end since.
 func (r *Runtime) takeStart(ctx context.Context, client *supervisor.Client, e entry) error {
-	states, err := client.List(ctx)
-	if err != nil {
+	state, known, err := client.Find(ctx, e.ID)
+	if err != nil || !known {
 		return err
 	}
-	for _, s := range states {
-		if s.ID == e.ID {
-			return r.noteStarted(e, s)
-		}
-	}
-	return nil
+	return r.noteStarted(e, state)
 }
 
 func (r *Runtime) noteStarted(e entry, s supervisor.State) error {
@@ -86,13 +82,15 @@ func (r *Runtime) noteStarted(e entry, s supervisor.State) error {
 }
 
 // start starts e. The user ids that it leases for it are noted in e, also where it fails.
-func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states []supervisor.State, e *entry) (err error) {
+func (r *Runtime) start(ctx context.Context, client *supervisor.Client, e *entry) (err error) {
 	failpoint.Here("start: the last run there")
-	if err = client.DeleteSeen(ctx, e.ID, e.last.StartedAt); err != nil { // what is left of the last run
-		return err
-	}
-	if err = r.endInit(ctx, client, *e); err != nil { // and of a start that was cut short
-		return err
+	if e.tried() {
+		if err = client.DeleteSeen(ctx, e.ID, e.last.StartedAt); err != nil { // what is left of the last run
+			return err
+		}
+		if err = r.endInit(ctx, client, *e); err != nil { // and of a start that was cut short
+			return err
+		}
 	}
 	failpoint.Here("start: the last run gone")
 	if err = r.checkAppArmorProfile(e.Spec); err != nil { // it can have gone since, such as by a boot
@@ -102,7 +100,7 @@ func (r *Runtime) start(ctx context.Context, client *supervisor.Client, states [
 	if err != nil {
 		return err
 	}
-	net, err := r.connect(ctx, *e, states)
+	net, err := r.connect(ctx, client, *e)
 	if err != nil {
 		return err
 	}
@@ -315,12 +313,9 @@ func (r *Runtime) Stop(ctx context.Context, id runtime.ID, grace time.Duration) 
 // Who takes its place may want a volume of another size, which it must not have mounted then.
 func (r *Runtime) letGo(ctx context.Context, client *supervisor.Client, id runtime.ID) error {
 	defer r.locks.lock(id)()
-	states, err := client.List(ctx)
-	if err != nil {
+	state, _, err := client.Find(ctx, id)
+	if err != nil || state.Running { // it was started again
 		return err
-	}
-	if slices.ContainsFunc(states, func(s supervisor.State) bool { return s.ID == id && s.Running }) {
-		return nil // it was started again
 	}
 	return r.roots.Teardown(id)
 }

@@ -25,6 +25,15 @@ func (r *Runtime) leaseIDs(e entry, net connection) (uint32, error) {
 	return r.ids.Lease(r.state.dir(e.ID), e.last.FirstID)
 }
 
+// releaseIDs gives back the user ids of a container that is removed. The range is on record from before it is used on; only
+// where none is, every range there is has to be asked whose it is.
+func (r *Runtime) releaseIDs(e entry, id runtime.ID) error {
+	if e.last.FirstID != 0 {
+		return r.ids.Release(r.state.dir(id), e.last.FirstID)
+	}
+	return r.ids.ReleaseAll(r.state.dir(id))
+}
+
 // mayOwnIDs says whether a container is to have user ids of its own, if this server can do that. A user namespace has no
 // power over the server's network, so that what joins that has the server's users too.
 func mayOwnIDs(spec runtime.Spec) bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -189,10 +190,12 @@ func (s *server) delete(ctx context.Context, b deleteBody) error {
 	return nil
 }
 
-func (s *server) list() []State {
+func (s *server) list(b listBody) []State {
 	s.mu.Lock()
 	all := make([]*container, 0, len(s.containers))
-	for _, c := range s.containers {
+	if b.ID == "" {
+		all = slices.AppendSeq(all, maps.Values(s.containers))
+	} else if c := s.containers[b.ID]; c != nil {
 		all = append(all, c)
 	}
 	s.mu.Unlock()

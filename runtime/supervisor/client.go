@@ -160,6 +160,18 @@ func (c *Client) List(ctx context.Context) ([]State, error) {
 	return s, err
 }
 
+// Find returns what List says of one container; false: nothing.
+func (c *Client) Find(ctx context.Context, id runtime.ID) (State, bool, error) {
+	var found []State
+	err := askAgain(func() error { return c.call(ctx, opList, listBody{ID: id}, &found) })
+	for _, s := range found { // all, by a supervisor of an earlier release
+		if s.ID == id {
+			return s, true, err
+		}
+	}
+	return State{}, false, err
+}
+
 // Watch returns hints of starts and exits until ctx ends; the channel is closed then. After EventLost the supervisor is
 // gone or hints were dropped: List tells the truth. Events have no Name.
 func (c *Client) Watch(ctx context.Context) (<-chan runtime.Event, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,6 +174,33 @@ func TestRestartAndPrevious(t *testing.T) {
 	}
 	if all, err := e.c.List(e.ctx()); err != nil || len(all) != 0 {
 		t.Errorf("after delete: %+v, %v", all, err)
+	}
+}
+
+// One container is told of as the list of all tells of it.
+func TestFindIsListOfOne(t *testing.T) {
+	e := newEnv(t)
+	for _, id := range []string{"a", "b"} {
+		e.start(id, "sleep", "1000")
+	}
+	if _, err := e.c.Stop(e.ctx(), "b", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	for id, there := range map[runtime.ID]bool{"a": true, "b": true, "c": false} {
+		got, known, err := e.c.Find(e.ctx(), id)
+		if err != nil || known != there {
+			t.Errorf("%s: %v, %v", id, known, err)
+		}
+		if !there {
+			continue
+		}
+		want := e.state(id)
+		if want.Running { // how long it has been running is told too, and goes on
+			want.Ran = got.Ran
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", id, got, want)
+		}
 	}
 }
 

@@ -74,6 +74,9 @@ type (
 		ID   runtime.ID `json:"id"`
 		Seen time.Time  `json:"seen,omitzero"` // what was started after that stays
 	}
+	listBody struct {
+		ID runtime.ID `json:"id,omitempty"` // of it alone
+	}
 	updateBody struct {
 		ID     runtime.ID        `json:"id"`
 		Limits runtime.Resources `json:"limits"`

@@ -115,7 +115,7 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (a
 			return nil, opError("update container", b.ID, c.update(b.Limits, b.Logs))
 		})
 	case opList:
-		return s.list(), nil
+		return handle(req.Body, func(b listBody) (any, error) { return s.list(b), nil })
 	case opShutdown:
 		return handle(req.Body, func(b shutdownBody) (any, error) { return nil, s.shutdown(ctx, b.Kill) })
 	case opVersion:

@@ -131,27 +131,39 @@ func (s *state) endsOf(l Lease) []end {
 	return all
 }
 
-// removeLinks takes away what attaching made for an id. The container's end goes with the host's.
-func (b *Bridge) removeLinks(id runtime.ID) error {
-	for _, name := range []string{b.names.hostEnd(id), b.names.shaperOf(id)} {
-		link, err := deviceOf(name)
-		if err != nil {
-			return err
+// removeLinks takes away what attaching made for some ids. The containers' ends go with the host's. The kernel waits several
+// times until nobody uses what goes: once for all of them.
+func (b *Bridge) removeLinks(ids ...runtime.ID) error {
+	var going, mark []request
+	for _, id := range ids {
+		for _, name := range []string{b.names.hostEnd(id), b.names.shaperOf(id)} {
+			link, err := deviceOf(name)
+			if err != nil {
+				return err
+			}
+			if link.index != 0 {
+				going, mark = append(going, removed(name, link.index)), append(mark, marked(name, link.index))
+			}
 		}
-		if link.index == 0 {
-			continue
-		}
-		conn, err := routes(0)
-		if err != nil {
-			return err
-		}
-		failpoint.Here("detach: an interface there")
-		err = order(conn, removed(name, link.index))
-		_ = conn.Close()
-		if err != nil {
-			return err
-		}
-		failpoint.Here("detach: an interface gone")
 	}
-	return nil
+	if len(going) == 0 {
+		return nil
+	}
+	conn, err := routes(0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if len(going) > 1 {
+		failpoint.Here("detach: interfaces there")
+		if err = order(conn, mark...); err != nil {
+			return err
+		}
+		failpoint.Here("detach: interfaces marked")
+		going = []request{removedMarked()}
+	}
+	failpoint.Here("detach: to be removed")
+	err = order(conn, going...)
+	failpoint.Here("detach: interfaces gone")
+	return err
 }

@@ -3,6 +3,7 @@ package network_test
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,6 +98,30 @@ func BenchmarkRelease(b *testing.B) {
 				func(id runtime.ID) { must(b, e.bridge.Release(background, id)) }, nothing)
 		})
 	}
+}
+
+// What a server costs that takes many away at once, each.
+func BenchmarkReleaseTogether(b *testing.B) {
+	const many = 50
+	e, ns := full(b, 50), make([]space, many)
+	for i := range ns {
+		ns[i] = newSpace(b)
+	}
+	metered(b, func(id runtime.ID) {
+		for i := range ns {
+			e.attachOne(runtime.ID(fmt.Sprintf("%s-%d", id, i)), ns[i], network.Limits{})
+		}
+	}, func(id runtime.ID) {
+		var all sync.WaitGroup
+		for i := range ns {
+			all.Go(func() {
+				if err := e.bridge.Release(background, runtime.ID(fmt.Sprintf("%s-%d", id, i))); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}, nothing)
 }
 
 // At rest nothing is changed, and the look must be cheap.

@@ -34,6 +34,7 @@ type Bridge struct {
 	store    store
 	rules    rules
 	tracking tracking
+	leaving  together[runtime.ID] // whose leases are being released
 }
 
 // Open returns the network of an instance. It makes nothing.

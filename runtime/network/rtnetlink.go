@@ -195,6 +195,25 @@ func removed(name string, index int) request {
 	return request{what: "remove interface " + name, kind: unix.RTM_DELLINK, head: ifinfo(index, 0), unless: unix.ENODEV}
 }
 
+// goingGroup is the group of interfaces that are about to go: those of any instance, and nobody else's.
+const goingGroup = 0x72632d67
+
+// marked puts an interface into goingGroup.
+func marked(name string, index int) request {
+	return request{
+		what: "mark interface " + name, kind: unix.RTM_NEWLINK, head: ifinfo(index, 0), unless: unix.ENODEV,
+		attributes: func(e *nl.AttributeEncoder) { e.Uint32(unix.IFLA_GROUP, goingGroup) },
+	}
+}
+
+// removedMarked takes the interfaces of goingGroup away.
+func removedMarked() request {
+	return request{
+		what: "remove interfaces", kind: unix.RTM_DELLINK, head: ifinfo(0, 0), unless: unix.ENODEV,
+		attributes: func(e *nl.AttributeEncoder) { e.Uint32(unix.IFLA_GROUP, goingGroup) },
+	}
+}
+
 // addressed gives an interface an address. That it is the only one to have it is known: the kernel does not look for another
 // one, which would delay the first connection.
 func addressed(index int, address netip.Prefix) request {

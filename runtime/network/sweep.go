@@ -35,26 +35,38 @@ func (b *Bridge) Detach(ctx context.Context, id runtime.ID) error {
 
 // Release is Detach, and gives the lease back; what connection tracking remembers of the address is deleted. Releasing what has none does nothing.
 func (b *Bridge) Release(ctx context.Context, id runtime.ID) error {
-	// The interface goes before somebody else can get the address.
-	if err := b.removeLinks(id); err != nil {
+	ctx = context.WithoutCancel(ctx) // it is for others too
+	err := b.leaving.do(id, func(ids []runtime.ID) error {
+		// The interfaces go before somebody else can get the addresses.
+		if err := b.removeLinks(ids...); err != nil {
+			return err
+		}
+		return b.store.changeIfMade(func(st *state) (bool, error) { return b.release(ctx, st, ids...) })
+	})
+	if err != nil {
 		return fmt.Errorf("release %s: %w", id, err)
 	}
-	return b.store.changeIfMade(func(st *state) (bool, error) { return b.release(ctx, st, id) })
+	return nil
 }
 
-func (b *Bridge) release(ctx context.Context, st *state, id runtime.ID) (bool, error) {
-	l := st.find(id)
-	if l == nil {
+func (b *Bridge) release(ctx context.Context, st *state, ids ...runtime.ID) (bool, error) {
+	var gone []Lease
+	var addresses []netip.Addr
+	for _, id := range ids {
+		if l := st.find(id); l != nil {
+			gone, addresses = append(gone, *l), append(addresses, l.addresses()...)
+			st.release(id, time.Now())
+		}
+	}
+	if len(gone) == 0 {
 		return false, nil
 	}
-	gone := *l
-	st.release(id, time.Now())
 	failpoint.Here("release: interfaces gone")
-	if err := b.withdraw(ctx, st, elementsOf(b.names, []Lease{gone})); err != nil {
+	if err := b.withdraw(ctx, st, elementsOf(b.names, gone)); err != nil {
 		return false, err
 	}
 	failpoint.Here("release: elements gone, the lease there")
-	return true, b.tracking.forgetAddresses(gone.addresses()...)
+	return true, b.tracking.forgetAddresses(addresses...)
 }
 
 // withdraw takes elements of a container away.
@@ -86,13 +98,11 @@ func (b *Bridge) Sweep(ctx context.Context, known func(runtime.ID) bool) error {
 				unknown = append(unknown, l.ID)
 			}
 		}
-		for _, id := range unknown {
-			if err = b.removeLinks(id); err != nil {
-				return false, fmt.Errorf("sweep %s: %w", id, err)
-			}
-			if _, err = b.release(ctx, st, id); err != nil {
-				return false, fmt.Errorf("sweep %s: %w", id, err)
-			}
+		if err = b.removeLinks(unknown...); err != nil {
+			return false, fmt.Errorf("sweep: %w", err)
+		}
+		if _, err = b.release(ctx, st, unknown...); err != nil {
+			return false, fmt.Errorf("sweep: %w", err)
 		}
 		keep := map[string]bool{}
 		for _, l := range st.Leases {

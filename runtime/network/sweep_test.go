@@ -75,6 +75,46 @@ func TestReleaseLeavesWhatWasThereBefore(t *testing.T) {
 	}
 }
 
+// Many that go at once leave nothing of their own, and touch nothing of others'.
+func TestReleaseOfManyAtOnce(t *testing.T) {
+	e := newEnv(t)
+	kept := e.container("kept", network.Limits{Egress: 50_000_000})
+	kept.serve(t, "kept", "tcp", 80)
+	e.publish(kept, tcp(9090, 80))
+	foreign := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "foreign0"}}
+	must(t, netlink.LinkAdd(foreign))
+	defer func() { must(t, netlink.LinkDel(foreign)) }()
+	before := kernel(t, e.cfg)
+	all := make([]container, 20)
+	for i := range all {
+		all[i] = e.container(fmt.Sprintf("c%d", i), network.Limits{Egress: int64(i%2) * 50_000_000})
+		e.publish(all[i], tcp(uint16(10_000+i), 80))
+	}
+	var going sync.WaitGroup
+	for _, c := range all {
+		going.Go(func() {
+			if err := e.bridge.Release(background, c.id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	going.Wait()
+	if after := kernel(t, e.cfg); after != before {
+		t.Errorf("left:\n%s\nwant\n%s", after, before)
+	}
+	leases, err := e.bridge.Leases()
+	if must(t, err); len(leases) != 1 {
+		t.Errorf("leases: %+v", leases)
+	}
+	answer, err := e.world.ask(t, "tcp", hostAddress+":9090", patience)
+	want(t, "of the one that stays", answer, err, "kept "+worldAddress)
+	_, err = netlink.LinkByName("foreign0")
+	must(t, err)
+	if done := e.repair(); len(done) > 0 {
+		t.Errorf("repaired %q", done)
+	}
+}
+
 // What a killed process leaves at each point of attaching is swept; what is known is not touched.
 func TestSweepAfterAKill(t *testing.T) {
 	for name, half := range map[string]func(e *env) error{

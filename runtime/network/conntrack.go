@@ -51,8 +51,12 @@ func (t *tracking) forgetAddresses(gone ...netip.Addr) error {
 		return nil
 	}
 	return t.with(func(conn *nl.Conn) error {
-		left, err := flush(conn, gone)
-		if err != nil || !mentioned(left) {
+		known := mentioned(gone)
+		if len(known) == 0 {
+			return nil
+		}
+		left, err := flush(conn, known)
+		if err != nil || len(left) == 0 {
 			return err
 		}
 		return forget(conn, familyOfAll(left), func(f flow) bool {
@@ -93,19 +97,19 @@ func flush(conn *nl.Conn, gone []netip.Addr) (left []netip.Addr, err error) {
 // milliseconds, however few they are: it locks each of hundreds of thousands of buckets.
 const fewFlows = 2000
 
-// mentioned reports whether connection tracking may remember any of the addresses.
-func mentioned(addresses []netip.Addr) bool {
-	if len(addresses) == 0 {
-		return false
-	}
+// mentioned returns those of the addresses of which connection tracking may remember something.
+func mentioned(addresses []netip.Addr) []netip.Addr {
 	count, err := sysctl("netfilter/nf_conntrack_count")
 	if n, nerr := strconv.Atoi(count); err != nil || nerr != nil || n > fewFlows {
-		return true
+		return addresses
 	}
 	// The thread's own network namespace, as everything else here. Not every kernel prints a list.
 	printed, err := os.ReadFile("/proc/thread-self/net/nf_conntrack")
-	return err != nil || slices.ContainsFunc(addresses, func(ip netip.Addr) bool {
-		return bytes.Contains(printed, []byte("="+ip.StringExpanded()+" ")) // src= or dst=
+	if err != nil {
+		return addresses
+	}
+	return slices.DeleteFunc(slices.Clone(addresses), func(ip netip.Addr) bool {
+		return !bytes.Contains(printed, []byte("="+ip.StringExpanded()+" ")) // src= or dst=
 	})
 }
 

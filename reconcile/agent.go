@@ -21,6 +21,7 @@ var ErrNotRunning = errors.New("the agent is not running")
 type Agent struct {
 	cfg   Config
 	token chan struct{} // size 1: a reason to look
+	asked chan struct{} // size 1: somebody waits, so that the next look is not to be put off
 	ready chan struct{} // closed when the state was read and requests are answered
 
 	mu      sync.Mutex
@@ -43,7 +44,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	return &Agent{
-		cfg: cfg, token: make(chan struct{}, 1), ready: make(chan struct{}),
+		cfg: cfg, token: make(chan struct{}, 1), asked: make(chan struct{}, 1), ready: make(chan struct{}),
 		work: map[manifest.Name]report.Activity{}, counters: newCounters(),
 	}, nil
 }
@@ -95,6 +96,18 @@ func (a *Agent) poke() {
 	}
 }
 
+// postNow is post for somebody who waits.
+func (a *Agent) postNow(fn func(*loop)) bool {
+	if !a.post(fn) {
+		return false
+	}
+	select {
+	case a.asked <- struct{}{}:
+	default:
+	}
+	return true
+}
+
 // post has the deciding goroutine run fn before it looks again. It reports whether there is one.
 func (a *Agent) post(fn func(*loop)) bool {
 	a.mu.Lock()
@@ -127,7 +140,7 @@ func (a *Agent) change(ctx context.Context, fn func(*loop) error) error {
 
 func (a *Agent) request(ctx context.Context, fn func(*loop) answered) error {
 	answer := make(chan error, 1)
-	if !a.post(func(l *loop) {
+	if !a.postNow(func(l *loop) {
 		done := fn(l)
 		done.to = answer
 		l.answers = append(l.answers, done)

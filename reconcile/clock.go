@@ -31,6 +31,15 @@ func bootTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
+// processorTime is what this process has used of the processors.
+func processorTime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) != nil {
+		return 0 // every kernel has it
+	}
+	return time.Duration(ts.Nano())
+}
+
 // bootID tells this run of the kernel from others; empty where it cannot be told.
 func bootID() string {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -104,10 +104,11 @@ func (l *loop) run(ctx context.Context) {
 		case <-l.a.token:
 		case <-timer.C:
 		}
-		begun := time.Now()
+		begun, used := time.Now(), processorTime()
 		l.turn(ctx)
 		timer.Reset(max(0, time.Until(l.nextWake())))
-		if !sleep(ctx, pace.rest(time.Now(), time.Since(begun))) {
+		took := min(time.Since(begun), processorTime()-used) // others use the processor too, and a turn waits for the disk
+		if !l.rest(ctx, pace.rest(time.Now(), took)) {
 			return
 		}
 	}

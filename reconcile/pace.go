@@ -9,7 +9,7 @@ import (
 // asks for is there; where much happens for long, such as runs of CronJobs by the dozen, it gathers in pauses, and looking at
 // it takes a twentieth of one core.
 type pace struct {
-	credit time.Duration // of time for turns
+	credit time.Duration // of processor time for turns
 	at     time.Time
 }
 
@@ -28,8 +28,8 @@ func (p *pace) rest(now time.Time, took time.Duration) time.Duration {
 	return max(0, -p.credit) * paceShare
 }
 
-// sleep waits for d and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
+// rest waits for d, or until somebody asks for something, and reports whether ctx goes on.
+func (l *loop) rest(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
@@ -38,7 +38,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
+	case <-l.a.asked:
 	case <-timer.C:
-		return true
 	}
+	return true
 }

@@ -3,6 +3,7 @@ package source_test
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,19 @@ func BenchmarkBesideGit(b *testing.B) {
 	b.Run("one commit", func(b *testing.B) {
 		beside(b, func() { h.grow(b, 1) }, func() { fetch(s) }, gitFetch)
 	})
+	// Where what files came to is kept by their hashes, all that is read is directories and the file that changed.
+	b.Run("one commit, its files listed", func(b *testing.B) {
+		beside(b, func() { h.grow(b, 1) }, func() {
+			rev, err := s.Fetch(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			listAll(b, s, rev.Commit)
+		}, func() {
+			gitFetch()
+			git("-C", clone, "ls-tree", "-r", "main")
+		})
+	})
 	b.Run("one commit, its files read", func(b *testing.B) {
 		beside(b, func() { h.grow(b, 1) }, func() {
 			rev, err := s.Fetch(b.Context())
@@ -144,4 +158,21 @@ func BenchmarkBesideGit(b *testing.B) {
 			git("-C", clone, "archive", "--output=/dev/null", "main")
 		})
 	})
+}
+
+func listAll(b *testing.B, s *source.Source, commit string) {
+	b.Helper()
+	fsys, err := s.Tree(b.Context(), commit)
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	if err = fs.WalkDir(fsys, ".", func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return err
+	}); err != nil || n != 2000 {
+		b.Fatal(n, err)
+	}
 }

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	quiet      = 30 * time.Millisecond  // a burst is over after this long without an event
-	longest    = 300 * time.Millisecond // a burst is announced after this long, over or not
+	quiet      = 30 * time.Millisecond  // a burst is over, and announced, after this long without an event
+	longest    = 300 * time.Millisecond // or after this long, over or not
 	watchAgain = 5 * time.Second        // between looks for a path that is not there
 	maxWatched = 8192                   // directories; the rest is noticed by polling
 )
@@ -25,6 +25,8 @@ type watcher struct {
 	src   *Source
 	notes *fsnotify.Watcher
 	hints chan struct{}
+	quiet time.Duration
+	most  time.Duration   // the longest burst
 	dirs  map[string]bool // watched
 	full  bool            // no more can be watched
 	// armed says that what is to be watched was there at the last look.
@@ -47,7 +49,9 @@ func (s *Source) newWatcher() (*watcher, error) {
 	if err != nil {
 		return nil, withHint(err, "raise fs.inotify.max_user_instances with sysctl; until then changes are seen by polling")
 	}
-	return &watcher{src: s, notes: notes, hints: make(chan struct{}, 1), dirs: make(map[string]bool)}, nil
+	return &watcher{
+		src: s, notes: notes, hints: make(chan struct{}, 1), quiet: quiet, most: longest, dirs: make(map[string]bool),
+	}, nil
 }
 
 // arm watches what is at the path now.
@@ -106,6 +110,7 @@ func (w *watcher) run(ctx context.Context) {
 	over.Stop()
 	defer over.Stop()
 	var since time.Time // when it began; zero: none is going on
+	told := false       // of all of it so far
 	for {
 		select {
 		case <-ctx.Done():
@@ -118,10 +123,15 @@ func (w *watcher) run(ctx context.Context) {
 				continue
 			}
 			now := time.Now()
+			// What a branch points at is there before the branch is moved, by one rename: nothing is to be waited for. The
+			// files of a directory come one by one.
+			if told = since.IsZero() && w.git; told {
+				w.hint()
+			}
 			if since.IsZero() {
 				since = now
 			}
-			over.Reset(min(quiet, max(0, longest-now.Sub(since))))
+			over.Reset(min(w.quiet, max(0, w.most-now.Sub(since))))
 		case err, ok := <-w.notes.Errors:
 			if !ok {
 				return
@@ -132,7 +142,9 @@ func (w *watcher) run(ctx context.Context) {
 			w.hint() // something may have been missed
 		case <-over.C:
 			since = time.Time{}
-			w.hint()
+			if !told {
+				w.hint()
+			}
 		case <-look.C:
 			if !w.armed {
 				if w.arm(); w.armed {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -40,5 +41,53 @@ func TestWatchedDirectoriesAreCounted(t *testing.T) {
 	}
 	if len(w.dirs) != 1 || w.full {
 		t.Errorf("%d directories are taken for watched, full: %v", len(w.dirs), w.full)
+	}
+}
+
+// A branch that was moved is announced at once, the files of a directory when no more of them come.
+func TestWhoWaitsForTheEndOfABurst(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]string{"repository": "refs/heads/main", "directory": "a.yaml"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if name == "repository" {
+				for _, sub := range []string{"objects", "refs/heads"} {
+					if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			s, err := Open(Config{URL: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w, err := s.newWatcher()
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.quiet, w.most = time.Hour, time.Second
+			if name == "repository" {
+				w.most = time.Hour
+			}
+			w.arm()
+			go w.run(t.Context())
+			begun := time.Now()
+			path := filepath.Join(dir, at)
+			if err := os.WriteFile(path+".lock", []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(path+".lock", path); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-w.hints:
+			case <-time.After(time.Minute):
+				t.Fatal("it is not announced")
+			}
+			if name == "directory" && time.Since(begun) < w.most {
+				t.Error("it is announced before its burst is over")
+			}
+		})
 	}
 }

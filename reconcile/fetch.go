@@ -49,7 +49,11 @@ func (l *loop) startFetch(ctx context.Context) {
 			return // it did not fail: the agent stops
 		}
 		got.since = accepted
-		l.a.post(func(l *loop) { l.fetchEnded(got) })
+		post := l.a.post
+		if got.set != nil {
+			post = l.a.postNow // whoever pushed waits
+		}
+		post(func(l *loop) { l.fetchEnded(got) })
 	})
 }
 

@@ -1,8 +1,12 @@
 package reconcile
 
 import (
+	"context"
+	"io/fs"
 	"testing"
 	"time"
+
+	"reconciler/manifest"
 )
 
 // A burst of turns is not held up; turns without end take about a twentieth of the time, and none is longer in coming than the
@@ -42,5 +46,32 @@ func TestPace(t *testing.T) {
 	now = now.Add(-24 * time.Hour) // the clock is set back
 	if rest := turn(time.Hour); rest != paceRest {
 		t.Errorf("a turn of an hour is followed by a rest of %v", rest)
+	}
+}
+
+// Whoever waits for the node does not wait for it to have rested.
+func TestWhoAsksEndsARest(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	src := &memSource{hints: make(chan struct{}, 1)}
+	src.push("", nil)
+	a := &Agent{token: make(chan struct{}, 1), asked: make(chan struct{}, 1), running: true}
+	a.cfg = Config{Source: src, Load: func(fs.FS, manifest.Revision) (manifest.Set, error) { return manifest.Set{}, nil }}
+	l := &loop{a: a, cfg: a.cfg}
+	for name, wait := range map[string]func(){
+		"sync": func() { _, _ = a.Sync(ctx) },
+		"verb": func() { _, _ = a.Approve(ctx, "") },
+		"commit": func() {
+			l.fetch.wanted = true
+			l.startFetch(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun := time.Now()
+			go wait()
+			if goesOn := l.rest(ctx, time.Hour); !goesOn || time.Since(begun) >= time.Hour {
+				t.Errorf("it rested, goes on: %v", goesOn)
+			}
+		})
 	}
 }

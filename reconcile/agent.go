@@ -98,14 +98,18 @@ func (a *Agent) poke() {
 
 // postNow is post for somebody who waits.
 func (a *Agent) postNow(fn func(*loop)) bool {
-	if !a.post(fn) {
-		return false
-	}
+	ok := a.post(fn)
+	a.hurry()
+	return ok
+}
+
+// hurry is poke for what is not to be put off.
+func (a *Agent) hurry() {
 	select {
 	case a.asked <- struct{}{}:
 	default:
 	}
-	return true
+	a.poke()
 }
 
 // post has the deciding goroutine run fn before it looks again. It reports whether there is one.

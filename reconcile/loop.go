@@ -74,7 +74,7 @@ func newLoop(a *Agent, state journal.State, key []byte) *loop {
 		prober:  a.cfg.health, health: state.Health,
 	}
 	if l.prober == nil {
-		l.prober = probe.NewManager(a.cfg.Runtime, state.Health, a.poke, a.cfg.Logger)
+		l.prober = probe.NewManager(a.cfg.Runtime, state.Health, a.hurry, a.cfg.Logger) // traffic waits for who is ready
 	}
 	if set := state.Accepted; set != nil && state.Applied.Commit == set.Revision.Commit && sameSet(state.LastGood, set) {
 		l.settled = set.Revision.Commit + journal.ResultApplied // by an agent before this one

@@ -1,11 +1,8 @@
-// Package calm keeps Go's own monitor thread from waking the processor all the time.
+// Package calm makes processes of Go that live long quiet and small: what it changes is what they cost, nothing that they
+// do.
 //
-// As long as a process does anything, that thread (sysmon, in the source of Go's package runtime) sleeps for 20 µs at a
-// time to see whether a system call takes long. In a virtual machine each of those wake-ups costs as much as the sleep:
-// a tenth of all that the start of a container costs. There is no setting for it; but the kernel may be told how
-// exactly a thread wants to be woken.
-//
-// It knows nobody else of ours. Start reading at Monitor.
+// It knows nobody else of ours. Monitor and Thread are about the processor, Rest and Rester about memory. Start reading
+// at Monitor.
 package calm
 
 import (
@@ -23,8 +20,12 @@ const Slack = 1_000_000
 // Usual is what the kernel gives every process that asks for nothing.
 const Usual = 50_000
 
-// Monitor lets the monitor thread of this process be woken late. No other thread's timers get less exact, but of those
-// that it starts.
+// Monitor lets Go's own monitor thread be woken late. No other thread's timers get less exact, but of those that it starts.
+//
+// As long as a process does anything, that thread (sysmon, in the source of Go's package runtime) sleeps for 20 µs at a
+// time to see whether a system call takes long. In a virtual machine each of those wake-ups costs as much as the sleep:
+// a tenth of all that the start of a container costs. There is no setting for it; but the kernel may be told how
+// exactly a thread wants to be woken.
 func Monitor() error {
 	dir, err := os.Open("/proc/self/task")
 	if err != nil {

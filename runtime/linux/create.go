@@ -137,6 +137,7 @@ func (r *Runtime) Remove(ctx context.Context, id runtime.ID) error {
 	if filepath.Base(string(id)) != string(id) || strings.HasPrefix(string(id), ".") {
 		return nil // never a container's
 	}
+	defer r.rest.Worked()
 	defer r.locks.lock(id)()
 	if err := ctx.Err(); err != nil {
 		return failure(op, id, runtime.Name{}, err)

@@ -21,6 +21,7 @@ import (
 // Prepare implements runtime.Runtime.
 func (r *Runtime) Prepare(ctx context.Context, spec runtime.Spec, in runtime.Inputs) (runtime.Prepared, error) {
 	op := "prepare container " + spec.Name.String()
+	defer r.rest.Worked()
 	if err := ctx.Err(); err != nil {
 		return runtime.Prepared{}, failure(op, "", spec.Name, err)
 	}

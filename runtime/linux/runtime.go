@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"reconciler/runtime"
+	"reconciler/runtime/calm"
 	"reconciler/runtime/idrange"
 	"reconciler/runtime/image"
 	"reconciler/runtime/network"
@@ -66,6 +67,7 @@ type Runtime struct {
 	appArmor  appArmor
 	swept     sync.Once
 	changes   *broadcast
+	rest      calm.Rester
 	holds     sync.Mutex // held by the Watch that holds what the supervisor has
 	holding   atomic.Bool
 }

@@ -20,6 +20,7 @@ import (
 // Start implements runtime.Runtime.
 func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	op := "start container " + string(id)
+	defer r.rest.Worked()
 	defer r.locks.lock(id)()
 	r.sweep(ctx)
 	e, err := r.state.read(id)

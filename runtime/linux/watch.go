@@ -30,6 +30,7 @@ func (r *Runtime) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 	if r.holds.TryLock() {
 		held.Go(func() { r.sweep(ctx) }) // it may be long until something is made
 		r.holding.Store(true)
+		r.rest.Worked() // whoever watches has just started
 		held.Go(func() {
 			defer r.holds.Unlock()
 			defer r.holding.Store(false)

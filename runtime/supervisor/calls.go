@@ -85,6 +85,7 @@ func (s *server) start(ctx context.Context, req StartRequest, configure func(pid
 	}
 	s.starts <- struct{}{}
 	defer func() { <-s.starts }()
+	defer s.rest.Worked()
 	if err := c.launch(ctx, configure); err != nil {
 		s.forget(c)
 		return Started{}, startError(req, err)

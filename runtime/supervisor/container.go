@@ -130,6 +130,7 @@ func (c *container) watch() {
 func (c *container) finish() {
 	c.srv.records.RLock() // once it is collected, nobody else can know
 	defer c.srv.records.RUnlock()
+	defer c.srv.rest.Worked()
 	finished, boot := time.Now(), bootTime()
 	failpoint.Here("exit: not collected")
 	code, sig, reason := c.collect()

@@ -26,8 +26,6 @@ const (
 	parallelStarts = 4
 	watchBuffer    = 256
 	allCalls       = 1 << 30
-	// gcPercent trades a little CPU, of which a supervisor uses next to none, for memory.
-	gcPercent = 40
 )
 
 // server is a running supervisor.
@@ -50,6 +48,7 @@ type server struct {
 	waits      map[*waiting]struct{}
 	starts     chan struct{}
 	filters    filters
+	rest       calm.Rester
 	calls      sync.WaitGroup
 	watching   sync.WaitGroup
 	end        context.CancelFunc
@@ -107,7 +106,6 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 		}
 		defer leaveOwnCgroup(cfg.Instance)
 	}
-	debug.SetGCPercent(gcPercent)
 	if cerr := calm.Monitor(); cerr != nil {
 		s.log.Debug("the monitor thread wakes as often as it likes", "err", cerr)
 	}
@@ -129,7 +127,7 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 			s.calls.Go(func() { s.goOn(ctx, w) })
 		}
 	}
-	debug.FreeOSMemory()
+	s.rest.Worked() // what adopting took
 	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
 	defer stop()
 	s.accept(ctx)

@@ -1,0 +1,78 @@
+package calm
+
+import (
+	"bufio"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// quiet is how long nothing has to be worked on until memory is given back.
+const quiet = 3 * time.Second
+
+// Rester gives memory back once work is over. The zero value is ready. It costs nothing while nothing is done.
+type Rester struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	rest  func() // instead of Rest, in tests
+}
+
+// Worked says that something was done that took memory: it is given back when nothing was done for a while.
+func (r *Rester) Worked() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer != nil {
+		r.timer.Reset(quiet)
+		return
+	}
+	rest := Rest
+	if r.rest != nil {
+		rest = r.rest
+	}
+	r.timer = time.AfterFunc(quiet, rest)
+}
+
+// Rest gives back what a process that has nothing to do does not need: what the garbage collector keeps for the next
+// burst, and the pages of the program itself that only the burst, or starting, needed.
+func Rest() {
+	debug.FreeOSMemory()
+	unmapProgram()
+}
+
+// unmapProgram takes the pages of this program's file out of this process. They stay in the page cache, and those that
+// are needed come back, by 64 KiB. Without the advice against huge pages one touch would bring back 2 MiB: of a program
+// of 28 MB all would always count as in use.
+func unmapProgram() {
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	defer func() { _ = maps.Close() }()
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		// 00403000-0110f000 r-xp 00003000 fe:00 9978643    /usr/local/bin/reconciler
+		line := lines.Text()
+		fields := strings.Fields(line)
+		if !strings.HasSuffix(line, " "+self) || len(fields) < 6 || strings.Contains(fields[1], "w") {
+			continue // what can be written holds what the file does not
+		}
+		from, to, _ := strings.Cut(fields[0], "-")
+		start, err1 := strconv.ParseUint(from, 16, 64)
+		end, err2 := strconv.ParseUint(to, 16, 64)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		pages := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), start)), end-start)
+		_ = unix.Madvise(pages, unix.MADV_NOHUGEPAGE)
+		_ = unix.Madvise(pages, unix.MADV_DONTNEED)
+	}
+}

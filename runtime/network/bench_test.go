@@ -86,7 +86,33 @@ func BenchmarkAttach(b *testing.B) {
 	for _, n := range beside {
 		run(fmt.Sprintf("beside %d", n), n, network.Limits{})
 	}
+	run("published beside 500", 500, network.Limits{}, tcp(9999, 80))
 	run("limited and published", 10, network.Limits{Ingress: 1_000_000_000, Egress: 1_000_000_000}, tcp(9999, 80))
+}
+
+// What a server costs that starts many at once, each address.
+func BenchmarkLeaseTogether(b *testing.B) {
+	const many = 8
+	e := full(b, 50)
+	each := func(id runtime.ID, do func(id runtime.ID) error) {
+		var all sync.WaitGroup
+		for i := range many {
+			all.Go(func() {
+				if err := do(runtime.ID(fmt.Sprintf("%s-%d", id, i))); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	metered(b, nothing, func(id runtime.ID) {
+		each(id, func(id runtime.ID) error {
+			_, err := e.bridge.Lease(background, id, runtime.Name{Name: string(id)}, nil)
+			return err
+		})
+	}, func(id runtime.ID) {
+		each(id, func(id runtime.ID) error { return e.bridge.Release(background, id) })
+	})
 }
 
 func BenchmarkRelease(b *testing.B) {

@@ -34,6 +34,7 @@ type Bridge struct {
 	store    store
 	rules    rules
 	tracking tracking
+	leasing  together[*wanted]
 	leaving  together[runtime.ID] // whose leases are being released
 }
 
@@ -71,29 +72,45 @@ func (b *Bridge) Gateway(ctx context.Context) (Gateway, error) {
 // Idle says whether a container that has addresses does not use them: it loses them then, and gets others, or the same, when
 // it asks again. Nil: every one does.
 func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name, idle func(runtime.ID) bool) (Lease, error) {
-	var l Lease
-	err := b.change(ctx, func(st *state, changed bool) (bool, error) {
-		if idle != nil && st.find(id) == nil {
-			left, err := b.vacate(ctx, st, name, idle)
+	w := &wanted{id: id, name: name, idle: idle}
+	ctx = context.WithoutCancel(ctx) // it is for others too
+	err := b.leasing.do(w, func(all []*wanted) error { return b.lease(ctx, all) })
+	return w.lease, err
+}
+
+// wanted is a lease that somebody asks for.
+type wanted struct {
+	id    runtime.ID
+	name  runtime.Name
+	idle  func(runtime.ID) bool
+	lease Lease
+}
+
+func (b *Bridge) lease(ctx context.Context, all []*wanted) error {
+	return b.change(ctx, func(st *state, changed bool) (bool, error) {
+		var sending []element
+		for _, w := range all {
+			if w.idle != nil && st.find(w.id) == nil {
+				left, err := b.vacate(ctx, st, w.name, w.idle)
+				if err != nil {
+					return false, err
+				}
+				changed = changed || left
+			}
+			l, leased, err := st.lease(w.id, w.name, time.Now())
 			if err != nil {
-				return false, err
+				return false, &runtime.Error{
+					Op: "lease an address", ID: w.id, Name: w.name, Err: err, Hint: "give the instance a larger network with --bridge-cidr",
+				}
 			}
-			changed = changed || left
-		}
-		var leased bool
-		var err error
-		if l, leased, err = st.lease(id, name, time.Now()); err != nil {
-			return false, &runtime.Error{
-				Op: "lease an address", ID: id, Name: name, Err: err, Hint: "give the instance a larger network with --bridge-cidr",
-			}
+			w.lease, changed, sending = l, changed || leased, append(sending, senderElements(b.names, l)...)
 		}
 		failpoint.Here("lease: not in the kernel")
 		// With the lease, not with the interface: what Repair finds is never ahead of what is recorded, nor behind.
-		err = b.exchange(ctx, st, nil, senderElements(b.names, l))
+		err := b.exchange(ctx, st, nil, sending)
 		failpoint.Here("lease: in the kernel, not recorded")
-		return changed || leased, explain("let "+string(id)+" send", err)
+		return changed, explain("let what is leased an address send", err)
 	})
-	return l, err
 }
 
 // vacate takes the addresses of idle containers of a name back, so that the next of the name gets one of them.

@@ -1,11 +1,14 @@
 package network
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -161,6 +164,71 @@ func TestBrokenLeasesFileIsAClearError(t *testing.T) {
 		}
 		if _, err := b.Leases(); err == nil || runtime.HintOf(err) == "" || !runtime.IsPermanent(err) {
 			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+// What is kept of leases never shows: the file is what encoding/json makes of the state, whatever became of it in between.
+func TestEncoderIsMarshal(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var e encoder
+		st := state{Version: stateVersion, Subnet: netip.MustParsePrefix("10.77.0.0/24"), Subnet6: netip.MustParsePrefix("fd00::/64")}
+		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		ids := rapid.SampledFrom([]runtime.ID{"a-1", "a-2", "b-1", "c-1"})
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			now = now.Add(time.Minute)
+			id := ids.Draw(t, "id")
+			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			case 0:
+				_, _, err := st.lease(id, runtime.Name{Namespace: "default", Name: string(id[:1])}, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+			case 1:
+				st.release(id, now)
+			case 2:
+				port := runtime.Port{HostPort: rapid.Uint16Range(1, 3).Draw(t, "port"), ContainerPort: 80, Protocol: protocolTCP}
+				_, _, _ = st.publish(id, []runtime.Port{port})
+			case 3:
+				st.unpublish(runtime.Name{Namespace: "default", Name: string(id[:1])})
+			}
+			got, err := e.encode(st)
+			want, wantErr := json.Marshal(st)
+			if err != nil || wantErr != nil || string(got) != string(want)+"\n" {
+				t.Fatalf("%s, %v\nwant\n%s, %v", got, err, want, wantErr)
+			}
+		}
+	})
+}
+
+// A lease that differs in any field is another one.
+func TestEqualLeases(t *testing.T) {
+	port := func(change func(p *runtime.Port)) func(*Lease) {
+		return func(l *Lease) {
+			l.Ports = slices.Clone(l.Ports)
+			change(&l.Ports[0])
+		}
+	}
+	ofLease := []func(l *Lease){
+		func(l *Lease) { l.ID = "x" }, func(l *Lease) { l.Name.Namespace = "x" }, func(l *Lease) { l.IP = l.IP.Next() },
+		func(l *Lease) { l.IPv6 = l.IPv6.Next() }, func(l *Lease) { l.MAC[5]++ }, func(l *Lease) { l.Ports = nil },
+	}
+	ofPort := []func(l *Lease){
+		port(func(p *runtime.Port) { p.Name = "x" }), port(func(p *runtime.Port) { p.HostIP = netip.IPv6Unspecified() }),
+		port(func(p *runtime.Port) { p.HostPort++ }), port(func(p *runtime.Port) { p.ContainerPort++ }),
+		port(func(p *runtime.Port) { p.Protocol = protocolUDP }), port(func(p *runtime.Port) { p.Allow = nil }),
+	}
+	if reflect.TypeFor[Lease]().NumField() != len(ofLease) || reflect.TypeFor[runtime.Port]().NumField() != len(ofPort) {
+		t.Error("a field is not tried, and maybe not compared")
+	}
+	l := Lease{
+		ID: "a-1", Name: runtime.Name{Name: "a"}, IP: netip.MustParseAddr("10.77.0.2"), IPv6: netip.MustParseAddr("fd00::2"),
+		Ports: []runtime.Port{{HostPort: 1, ContainerPort: 2, Protocol: protocolTCP, Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
+	}
+	for i, change := range append(ofLease, ofPort...) {
+		other := l
+		if change(&other); l.equal(other) || !l.equal(l) { //nolint:staticcheck // of itself it must say so
+			t.Errorf("change %d: %+v", i, other)
 		}
 	}
 }

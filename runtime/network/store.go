@@ -28,6 +28,7 @@ type store struct {
 	undo func(recorded *state)
 
 	changing sync.Mutex // in this process, before the lock that other processes see
+	encoder  encoder    // under changing
 
 	reading sync.Mutex
 	// last is what was read or written last, and lastFile the file that it was in. Everybody replaces the file whole, so that
@@ -128,12 +129,12 @@ func parse(path string, data []byte) (st state, err error) {
 
 // write records st, which nobody changes any more.
 func (s *store) write(st state) error {
-	data, err := json.Marshal(st)
+	data, err := s.encoder.encode(st)
 	if err != nil {
 		return err
 	}
 	failpoint.Here("leases: not written")
-	if err := atomicfile.WriteDurable(s.path(), append(data, '\n'), 0o600); err != nil {
+	if err := atomicfile.WriteDurable(s.path(), data, 0o600); err != nil {
 		return err
 	}
 	s.reading.Lock()

@@ -134,6 +134,7 @@ func (s *state) endsOf(l Lease) []end {
 // removeLinks takes away what attaching made for some ids. The containers' ends go with the host's. The kernel waits several
 // times until nobody uses what goes: once for all of them.
 func (b *Bridge) removeLinks(ids ...runtime.ID) error {
+	failpoint.Here("detach: interfaces not looked for")
 	var going, mark []request
 	for _, id := range ids {
 		for _, name := range []string{b.names.hostEnd(id), b.names.shaperOf(id)} {
@@ -146,24 +147,31 @@ func (b *Bridge) removeLinks(ids ...runtime.ID) error {
 			}
 		}
 	}
-	if len(going) == 0 {
-		return nil
+	if len(going) > 0 { // most have gone with the namespace of who had them
+		if err := remove(going, mark); err != nil {
+			return err
+		}
 	}
+	failpoint.Here("detach: interfaces gone")
+	return nil
+}
+
+// remove carries out requests to remove interfaces: one, or, after they were marked, all as one.
+func remove(going, mark []request) error {
 	conn, err := routes(0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
+	failpoint.Here("detach: interfaces there") // apart: by chance, where the kernel has not removed them yet
 	if len(going) > 1 {
-		failpoint.Here("detach: interfaces there")
 		if err = order(conn, mark...); err != nil {
 			return err
 		}
-		failpoint.Here("detach: interfaces marked")
+		failpoint.Here("detach: interfaces marked") // apart: by chance, where the kernel has not removed several yet
 		going = []request{removedMarked()}
 	}
-	failpoint.Here("detach: to be removed")
 	err = order(conn, going...)
-	failpoint.Here("detach: interfaces gone")
+	failpoint.Here("detach: interfaces removed") // apart: by chance, where the kernel has not removed them yet
 	return err
 }

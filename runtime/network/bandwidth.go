@@ -148,7 +148,7 @@ func setBucket(link netlink.Link, rate int64) error {
 		if err := netlink.QdiscDel(q); err != nil && !isNoQueue(err) {
 			return err
 		}
-		failpoint.Here("bandwidth: without a rate")
+		failpoint.Here("bandwidth: without a rate") // apart: by chance, where a limit is of one direction
 		return nil
 	}
 	if err := netlink.QdiscReplace(q); err != nil {

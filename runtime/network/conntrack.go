@@ -51,11 +51,7 @@ func (t *tracking) forgetAddresses(gone ...netip.Addr) error {
 		return nil
 	}
 	return t.with(func(conn *nl.Conn) error {
-		known := mentioned(gone)
-		if len(known) == 0 {
-			return nil
-		}
-		left, err := flush(conn, known)
+		left, err := flush(conn, mentioned(gone))
 		if err != nil || len(left) == 0 {
 			return err
 		}
@@ -84,9 +80,9 @@ func flush(conn *nl.Conn, gone []netip.Addr) (left []netip.Addr, err error) {
 			requests = append(requests, request{what: "of " + ip.String(), kind: msgDelete, head: which})
 		}
 	}
-	failpoint.Here("connections: remembered")
+	failpoint.Here("connections: remembered") // apart: by chance, where the server has any
 	err = order(conn, requests...)
-	failpoint.Here("connections: forgotten by the kernel alone")
+	failpoint.Here("connections: forgotten by the kernel alone") // apart: by chance, where the server has any
 	if errors.Is(err, unix.EINVAL) {
 		return gone, nil
 	}
@@ -155,9 +151,9 @@ func forget(conn *nl.Conn, family byte, which func(flow) bool) error {
 	if err != nil {
 		return err
 	}
-	failpoint.Here("connections: found")
+	failpoint.Here("connections: found") // apart: by chance, where the server has any
 	err = order(conn, requests...)
-	failpoint.Here("connections: forgotten one by one")
+	failpoint.Here("connections: forgotten one by one") // apart: by chance, where the server has any
 	return err
 }
 

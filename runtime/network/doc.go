@@ -10,7 +10,7 @@
 //	b := network.Open(network.Config{Instance: …, StateDir: …, CIDR: …})    // makes nothing
 //	b.Watch(ctx), b.Repair(ctx)               // hints that somebody changed something of it, and what makes it right again
 //	b.Gateway(ctx)                            // addresses of the bridge: what resolv.conf and the DNS server need
-//	lease, err := b.Lease(ctx, id, name, idle)// the same answer for the same id, also after a restart of the server
+//	lease, err := b.Lease(ctx, id, name, idle)// the same answer for the same id, also after a restart of the server; it may send
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net
 //	b.Limit(ctx, id, limits)                  // changes limits of what is attached
 //	b.Publish(ctx, id, ports)                 // exactly these from now on, and none of others of the same name
@@ -23,7 +23,8 @@
 //	b.Leases(), b.Taken(ctx), b.Check(ctx)    // looks: leases, ports in use by others, tests for doctor
 //
 // Everything may be called again after a crash at any point, and from two processes at once: leases.json is changed
-// under a lock, and rules by transactions of the kernel.
+// under a lock, and rules by transactions of the kernel, what is in the kernel first and what is recorded last. Leases that are
+// asked for or released at the same time go together, in one transaction and one write.
 //
 // It owns network/leases.json in the state directory and, in the kernel, the bridge rc-…, interfaces that begin with
 // the instance's prefix (rv…, ri…), and the nftables tables inet and bridge reconciler-INSTANCE. It touches no other

@@ -232,3 +232,41 @@ func TestEqualLeases(t *testing.T) {
 		}
 	}
 }
+
+// What is kept of the file in memory is not what another process has written since.
+func TestAnotherProcessChangesLeases(t *testing.T) {
+	dir := t.TempDir()
+	nothing := func(*state) {}
+	a, b := store{dir: dir, undo: nothing}, store{dir: dir, undo: nothing}
+	add := func(s *store, id runtime.ID) {
+		t.Helper()
+		err := s.change(func(st *state) (bool, error) {
+			if !st.Subnet.IsValid() {
+				st.rebase(netip.MustParsePrefix("10.77.0.0/24"))
+			}
+			_, changed, err := st.lease(id, called(string(id)), time.Now())
+			return changed, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		add(&a, runtime.ID(fmt.Sprintf("a-%d", i)))
+		add(&b, runtime.ID(fmt.Sprintf("b-%d", i)))
+		for _, s := range []*store{&a, &b} {
+			if st, err := s.read(); err != nil || len(st.Leases) != 2*i+2 {
+				t.Fatalf("%d leases, %v; want %d", len(st.Leases), err, 2*i+2)
+			}
+		}
+	}
+	failed := errors.New("failed")
+	err := a.change(func(st *state) (bool, error) {
+		st.Leases[0].IP = st.Leases[1].IP
+		st.release("a-1", time.Now())
+		return true, failed
+	})
+	if st, readErr := a.read(); !errors.Is(err, failed) || readErr != nil || len(st.Leases) != 40 || st.Leases[0].IP == st.Leases[1].IP {
+		t.Errorf("%v, %v, and after a change that failed: %+v", err, readErr, st)
+	}
+}

@@ -10,7 +10,7 @@ LINT        := $(GO) tool -modfile=tools/go.mod golangci-lint
 FUZZTIME    ?= 10s
 BENCHTIME   ?= 1s
 CHAOS_SEED  ?= 0
-CHAOS       ?= TestWalk TestKills TestRebootOffline TestManyUntouched TestSoak TestUpdatesUnderLoad
+CHAOS       ?= TestWalk TestKills TestRebootOffline TestManyUntouched TestSoak TestUpdatesUnderLoad TestCronEverySecond TestRestWritesNothing
 # The packages whose tests are also run under the race detector: those with goroutines and without real containers.
 RACE        := ./manifest/... ./reconcile/... ./runtime/fake/...
 EXAMPLES    := examples/fleet examples/registry

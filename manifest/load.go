@@ -142,7 +142,7 @@ func (l Loader) load(tree fs.FS, rev Revision, cache *Cache, choose func([]nodeM
 
 // documents takes in every document of the files.
 func (ld *loading) documents(all []file) {
-	ahead, stop := parseAhead(all)
+	next, stop := parseAhead(all)
 	defer stop()
 	count := 0
 	for i := range all {
@@ -154,8 +154,8 @@ func (ld *loading) documents(all []file) {
 		var docs []*yaml.Node
 		var err error
 		if f.kept == nil {
-			next := <-ahead
-			docs, err = next.docs, next.err
+			p := next()
+			docs, err = p.docs, p.err
 		} else {
 			ld.readAgain(f)
 			docs, err = parseDocuments(f.data)

@@ -47,30 +47,46 @@ type parsed struct {
 	err  error
 }
 
-// parseAhead parses the files that are not kept, in order, while what it parsed before is decoded: parsing is more than half
-// of the work. stop ends it.
-func parseAhead(all []file) (ahead <-chan parsed, stop func()) {
-	out, end := make(chan parsed, 16), make(chan struct{})
-	go func() {
-		defer close(out)
-		for _, f := range all {
-			if f.kept != nil {
-				continue
-			}
-			var p parsed
-			p.docs, p.err = parseDocuments(f.data)
-			select {
-			case out <- p:
-			case <-end:
-				return
-			}
-		}
-	}()
-	return out, func() {
-		close(end)
-		for range out { // until it has ended
+// parsers is how many files are parsed at a time: with what decodes them, that keeps two to three processors busy.
+const parsers = 2
+
+// parseAhead parses the files that are not kept while those before them are decoded: parsing is two thirds of the work. next
+// returns them in order; stop ends it. What becomes of all meanwhile makes no difference.
+func parseAhead(all []file) (next func() parsed, stop func()) {
+	var todo [][]byte
+	for _, f := range all {
+		if f.kept == nil {
+			todo = append(todo, f.data)
 		}
 	}
+	outs, end := make([]chan parsed, parsers), make(chan struct{})
+	for k := range outs {
+		outs[k] = make(chan parsed, 16)
+		go func() {
+			defer close(outs[k])
+			for i := k; i < len(todo); i += parsers {
+				docs, err := parseDocuments(todo[i])
+				select {
+				case outs[k] <- parsed{docs, err}:
+				case <-end:
+					return
+				}
+			}
+		}()
+	}
+	turn := -1
+	next = func() parsed {
+		turn++
+		return <-outs[turn%parsers]
+	}
+	stop = func() {
+		close(end)
+		for _, out := range outs {
+			for range out { // until it has ended
+			}
+		}
+	}
+	return next, stop
 }
 
 func isNull(n *yaml.Node) bool {

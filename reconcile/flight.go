@@ -23,6 +23,7 @@ var (
 // flight is a step that is being carried out.
 type flight struct {
 	step    plan.Step
+	known   plan.InFlight // what a plan has to know of it
 	commit  string
 	crashed bool // the step restarts a container that ended by itself, or that its probes gave up
 	started time.Time
@@ -46,6 +47,7 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 		f := &flight{
 			step: step, commit: set.Revision.Commit, crashed: l.isCrash(step), started: time.Now(),
 			cancel: cancel, gate: make(chan struct{}),
+			known: plan.InFlight{Op: step.Op, Digest: step.Workload.Digest, Requests: plan.RequestedBy(step.Workload), Beside: step.Beside},
 		}
 		todo := &job{step: step, commit: f.commit, gate: f.gate, tether: &tether{}}
 		f.run = func() {

@@ -247,9 +247,7 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 func (l *loop) inFlight() map[manifest.Name]plan.InFlight {
 	out := make(map[manifest.Name]plan.InFlight, len(l.flights))
 	for name, f := range l.flights {
-		out[name] = plan.InFlight{
-			Op: f.step.Op, Digest: f.step.Workload.Digest, Requests: plan.RequestedBy(f.step.Workload), Beside: f.step.Beside,
-		}
+		out[name] = f.known
 	}
 	return out
 }

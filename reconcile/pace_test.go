@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"reconciler/manifest"
@@ -74,4 +75,36 @@ func TestWhoAsksEndsARest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever asks for something is not put off by a pause, and what nobody waits for does not end one.
+func TestAskingEndsARest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{token: make(chan struct{}, 1), asked: make(chan struct{}, 1), running: true}
+		l := &loop{a: a}
+		rested := func() time.Duration {
+			begun := time.Now()
+			if !l.rest(t.Context(), time.Hour) {
+				t.Error("it is told to stop")
+			}
+			return time.Since(begun)
+		}
+		a.post(func(*loop) {})
+		if d := rested(); d != time.Hour {
+			t.Errorf("a hint ends a rest of an hour after %v", d)
+		}
+		go func() {
+			time.Sleep(time.Second)
+			_ = a.ask(t.Context(), func(*loop) error { return nil })
+		}()
+		if d := rested(); d != time.Second {
+			t.Errorf("who asks after a second waits for %v", d)
+		}
+		for _, fn := range a.drain() {
+			fn(l)
+		}
+		for _, answer := range l.answers {
+			answer.to <- answer.err
+		}
+	})
 }

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	objectCacheSize = 32 * cache.MiByte // bounds what reading a tree keeps in memory
-	maxTreeObject   = 32 << 20          // bytes of one directory's listing
-	maxCommitObject = 1 << 20           // bytes of one commit
+	objectCacheSize = 8 * cache.MiByte // bounds what reading a tree keeps in memory
+	maxTreeObject   = 32 << 20         // bytes of one directory's listing
+	maxCommitObject = 1 << 20          // bytes of one commit
 )
 
 // sha1Only is what to do with a repository that go-git cannot read.

@@ -226,6 +226,9 @@ const codeKilled = 128 + int(syscall.SIGKILL)
 // stop stops a container, its preStop hook first, and says so where it did not heed its stop signal.
 func (x *executor) stop(ctx context.Context, j *job, r plan.Removal) error {
 	x.phase(j, report.PhaseStopping)
+	if r.Grace <= 0 { // no hook is run, and nothing has the time to ignore a signal
+		return x.rt.Stop(ctx, r.ID, 0)
+	}
 	o, err := x.find(ctx, r.ID)
 	if o == nil || err != nil {
 		return err
@@ -236,7 +239,7 @@ func (x *executor) stop(ctx context.Context, j *job, r plan.Removal) error {
 		hookFailed = true
 		x.a.post(func(l *loop) { l.recordHealth(n) })
 	})
-	if err != nil || r.Grace <= 0 || time.Since(begun) < r.Grace || hookFailed {
+	if err != nil || time.Since(begun) < r.Grace || hookFailed {
 		return err
 	}
 	if o, err = x.find(ctx, r.ID); err == nil && o != nil && o.ExitCode != nil && *o.ExitCode == codeKilled {

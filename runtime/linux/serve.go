@@ -171,14 +171,10 @@ func (r *Runtime) entriesOf(name runtime.Name) ([]entry, error) {
 
 // servers returns the container that serves of each name that one does for.
 func servers(all []entry) map[runtime.Name]*entry {
-	byName := map[runtime.Name][]entry{}
-	for _, e := range all {
-		byName[e.Spec.Name] = append(byName[e.Spec.Name], e)
-	}
-	first := make(map[runtime.Name]*entry, len(byName))
-	for name, list := range byName {
-		if e := servingOf(list); e != nil {
-			first[name] = e
+	first := make(map[runtime.Name]*entry, len(all))
+	for i := range all {
+		if e := &all[i]; e.servesBefore(first[e.Spec.Name]) {
+			first[e.Spec.Name] = e
 		}
 	}
 	return first
@@ -188,12 +184,16 @@ func servers(all []entry) map[runtime.Name]*entry {
 func servingOf(list []entry) *entry {
 	var first *entry
 	for i := range list {
-		e := &list[i]
-		if e.turn >= 0 && (first == nil || cmp.Or(cmp.Compare(e.turn, first.turn), e.CreatedAt.Compare(first.CreatedAt), cmp.Compare(e.ID, first.ID)) > 0) {
+		if e := &list[i]; e.servesBefore(first) {
 			first = e
 		}
 	}
 	return first
+}
+
+// servesBefore says whether it is e that serves and not another of its name; nil: rather than nobody.
+func (e *entry) servesBefore(o *entry) bool {
+	return e.turn >= 0 && (o == nil || cmp.Or(cmp.Compare(e.turn, o.turn), e.CreatedAt.Compare(o.CreatedAt), cmp.Compare(e.ID, o.ID)) > 0)
 }
 
 // nextTurn comes after that of every container of the list.

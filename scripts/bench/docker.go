@@ -79,7 +79,7 @@ type dockerd struct {
 func (b *bench) startDocker() (_ *dockerd, err error) {
 	d := &dockerd{b: b, dir: filepath.Join(b.dir, "docker")}
 	config, socket, api := filepath.Join(d.dir, "containerd.toml"), filepath.Join(d.dir, "containerd.sock"), filepath.Join(d.dir, "docker.sock")
-	d.env = []string{"DOCKER_HOST=unix://" + api}
+	d.env = []string{"DOCKER_HOST=unix://" + api, "COMPOSE_HTTP_TIMEOUT=600"} // what is slow is to be measured
 	if err = os.MkdirAll(d.dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ fuzz: deps ## run each fuzzer for FUZZTIME (10s)
 		done; \
 	done
 
-bench: build ## measure beside runc, podman, docker and compose, and write docs/benchmarks.md (root only; 25 min)
+bench: build ## measure beside runc, podman, docker and compose, and write docs/benchmarks.md (root only; 30 min)
 	@./scripts/bench/run
 
 bench-parts: deps ## run the Go benchmarks of the parts; BASE=REV compares with another commit

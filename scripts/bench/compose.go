@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// composeTimes is times for what takes seconds.
+const composeTimes = 3
+
 // compose measures a compose: all services up, nothing to do, one changed, all down. No service has a grace to stop in.
 func (b *bench) compose(who, program string) (err error) {
 	if program == "" {
@@ -34,7 +37,7 @@ func (b *bench) compose(who, program string) (err error) {
 	b.set("start", who, millis(took))
 	if b.wants("nothing") {
 		var walls []float64
-		for range times {
+		for range composeTimes {
 			if took, err = do("up", "-d"); err != nil {
 				return err
 			}
@@ -44,7 +47,7 @@ func (b *bench) compose(who, program string) (err error) {
 	}
 	if b.wants("change") {
 		var runs, backs []float64
-		for i := range times {
+		for i := range composeTimes {
 			version[i%b.n]++
 			if err = os.WriteFile(file, []byte(composeFile(version)), 0o644); err != nil {
 				return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"time"
 )
+
+// patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
+const patience = 10 * time.Minute
 
 // bench is one run of all of it.
 type bench struct {
@@ -181,7 +185,9 @@ func (b *bench) watched(env []string, name string, args ...string) (string, time
 		return "", 0, nil, err
 	}
 	defer func() { _, _ = file.Close(), os.Remove(path) }() // nobody reads it again
-	cmd := exec.Command(name, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.Dir = b.environment(env...), file, file, b.dir
 	began := time.Now()
 	err = cmd.Run()

@@ -7,29 +7,34 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"reconciler/manifest"
 	"reconciler/reconcile/plan"
 	"reconciler/reconcile/source"
+	"reconciler/runtime"
 )
 
 // manifestSizes are the numbers of manifests that load and plan are measured with; the last is the row's.
 var manifestSizes = []int{100, 1_000, 10_000} //nolint:gochecknoglobals // a constant, if Go had ones of slices
 
 // manifests measures load and plan as the agent does them, from the objects of a real repository: a process that read
-// nothing of it yet, and after a commit that changed one file.
+// nothing of it yet and where nothing runs, and then commits that change one file each, where all runs.
 func (b *bench) manifests() error {
 	for _, n := range manifestSizes {
-		if err := b.manifestsOf(n); err != nil {
-			return fmt.Errorf("%d manifests: %w", n, err)
+		for _, share := range []int{1, 100} {
+			if err := b.manifestsOf(n, share); err != nil {
+				return fmt.Errorf("%d manifests: %w", n, err)
+			}
 		}
 	}
 	return nil
 }
 
-func (b *bench) manifestsOf(n int) (err error) {
+// manifestsOf measures n manifests of which one in share is for this node.
+func (b *bench) manifestsOf(n, share int) (err error) {
 	dir := filepath.Join(b.dir, "manifests")
 	if err = os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -39,7 +44,7 @@ func (b *bench) manifestsOf(n int) (err error) {
 	if err != nil {
 		return err
 	}
-	files, containers, err := largest(n)
+	files, containers, err := largest(n, share)
 	if err != nil {
 		return err
 	}
@@ -50,73 +55,124 @@ func (b *bench) manifestsOf(n int) (err error) {
 	if err != nil {
 		return err
 	}
-	loader := manifest.Loader{}
-	goruntime.GC()
-	cold, err := loadAndPlan(src, loader, containers)
+	p := planner{
+		src: src, loader: manifest.Loader{Cache: new(manifest.Cache)}, // as the agent has it
+		in: plan.Input{Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/etc/tokens"}}, Lowered: new(plan.Lowered)},
+	}
+	cold, steps, err := p.plan()
 	if err != nil {
 		return err
 	}
+	if len(steps) != containers {
+		return fmt.Errorf("%d steps, want %d", len(steps), containers)
+	}
+	p.carryOut(steps)
 	var one []float64
 	for i := range times {
-		name := fmt.Sprintf("apps/000/web-%05d.yaml", i)
-		if err := r.commitPush(map[string]string{name: files[name] + "\n# changed\n"}); err != nil {
+		name := fileOf(i % containers * share)
+		if err = r.commitPush(map[string]string{name: strings.Replace(files[name], "8080", fmt.Sprint(9000+i), 1)}); err != nil {
 			return err
 		}
-		took, err := loadAndPlan(src, loader, containers)
-		if err != nil {
-			return err
+		took, changed, planErr := p.plan()
+		if planErr != nil {
+			return planErr
+		}
+		if len(changed) != 1 {
+			return fmt.Errorf("%d steps for one change", len(changed))
 		}
 		one = append(one, took)
+		p.carryOut(changed)
 	}
-	b.set("scale-load", sized(n), cold)
-	b.set("scale-load-one", sized(n), median(one))
+	if share > 1 {
+		b.set("scale-load-few", sized(n), cold)
+		b.set("scale-load-few-one", sized(n), median(one))
+	} else {
+		b.set("scale-load", sized(n), cold)
+		b.set("scale-load-one", sized(n), median(one))
+	}
 	if n == manifestSizes[len(manifestSizes)-1] {
-		b.set("load", ours, cold)
-		b.set("load-one", ours, median(one))
+		key := map[bool]string{true: "load", false: "load-few"}[share == 1]
+		b.set(key, ours, cold)
+		b.set(key+"-one", ours, median(one))
 	}
 	return nil
 }
 
-// loadAndPlan reads the newest commit and plans to make all of it.
-func loadAndPlan(src *source.Source, loader manifest.Loader, want int) (float64, error) {
-	rev, err := src.Fetch(context.Background())
-	if err != nil {
-		return 0, err
-	}
-	tree, err := src.Tree(context.Background(), rev.Commit)
-	if err != nil {
-		return 0, err
-	}
-	began := time.Now()
-	set, err := loader.Load(tree, rev, manifest.Node{Name: "n0"})
-	if err != nil {
-		return 0, err
-	}
-	p := plan.Compute(plan.Input{Desired: set, Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/etc/tokens"}}, Now: began})
-	took := time.Since(began)
-	if len(p.Steps) != want {
-		return 0, fmt.Errorf("%d steps, want %d", len(p.Steps), want)
-	}
-	return millis(took), nil
+// planner is what of an agent turns a commit into a plan.
+type planner struct {
+	src    *source.Source
+	loader manifest.Loader
+	in     plan.Input
+	ids    int
 }
 
-// largest are n manifests: containers in a file each, and what they share.
-func largest(n int) (files map[string]string, containers int, err error) {
+// plan reads the newest commit and says what is to be done for it, and how long that took after it was here.
+func (p *planner) plan() (took float64, steps []plan.Step, err error) {
+	rev, err := p.src.Fetch(context.Background())
+	if err != nil {
+		return 0, nil, err
+	}
+	tree, err := p.src.Tree(context.Background(), rev.Commit)
+	if err != nil {
+		return 0, nil, err
+	}
+	goruntime.GC() // what came before is not for this one to clean up
+	began := time.Now()
+	set, err := p.loader.Load(tree, rev, manifest.Node{Name: "n0"})
+	if err != nil {
+		return 0, nil, err
+	}
+	p.in.Desired, p.in.Now = set, began
+	steps = plan.Compute(p.in).Steps
+	took = millis(time.Since(began))
+	p.in.Accepted = &set
+	return took, steps, nil
+}
+
+// carryOut does as if the steps were done long ago.
+func (p *planner) carryOut(steps []plan.Step) {
+	if p.in.History == nil {
+		p.in.History = map[manifest.Name]plan.History{}
+	}
+	for _, s := range steps {
+		p.ids++
+		id := runtime.ID(fmt.Sprint("id", p.ids))
+		old := func(o runtime.Status) bool { return o.Spec.Name == s.Spec.Name }
+		if s.Op != plan.OpCreate {
+			p.in.Observed = slices.DeleteFunc(p.in.Observed, old)
+		}
+		p.in.Observed = append(p.in.Observed, runtime.Status{
+			ID: id, Spec: s.Spec, State: runtime.StateRunning, Pid: p.ids, Starts: 1, Serving: true,
+			StartedAt: p.in.Now.Add(-time.Hour), Ran: time.Hour,
+		})
+		p.in.History[s.Name] = plan.History{Good: id}
+	}
+}
+
+func fileOf(i int) string { return fmt.Sprintf("apps/%03d/web-%05d.yaml", i/100, i) }
+
+// largest are n manifests: containers in a file each, one in share of them for this node, and what they have in common.
+func largest(n, share int) (files map[string]string, containers int, err error) {
 	web, err := os.ReadFile("testdata/largest/web.yaml")
 	if err != nil {
 		return nil, 0, err
 	}
-	shared, err := os.ReadFile("testdata/largest/shared.yaml")
+	common, err := os.ReadFile("testdata/largest/shared.yaml")
 	if err != nil {
 		return nil, 0, err
 	}
-	files = map[string]string{
-		"shared.yaml": string(shared),
-		"nodes.yaml":  "apiVersion: reconciler/v1\nkind: Node\nmetadata: {name: n0, labels: {role: edge}}\n",
+	files = map[string]string{"shared.yaml": string(common)}
+	for _, node := range []string{"n0, labels: {role: edge}", "n1, labels: {role: other}"} {
+		files["nodes.yaml"] += "---\napiVersion: reconciler/v1\nkind: Node\nmetadata: {name: " + node + "}\n"
 	}
-	containers = n - 3 // a Node, a Config, a Secret
-	for i := range containers {
-		files[fmt.Sprintf("apps/%03d/web-%05d.yaml", i/100, i)] = strings.ReplaceAll(string(web), "00000", fmt.Sprintf("%05d", i))
+	for i := range n - 4 { // two Nodes, a Config, a Secret
+		text := strings.ReplaceAll(string(web), "00000", fmt.Sprintf("%05d", i))
+		if i%share == 0 {
+			containers++
+		} else {
+			text = strings.Replace(text, "role: [edge, core]", "role: [other]", 1)
+		}
+		files[fileOf(i)] = text
 	}
 	return files, containers, nil
 }

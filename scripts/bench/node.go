@@ -200,6 +200,7 @@ func (n *node) events(name string) (await func(word string) error, stop func(), 
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	lines := bufio.NewScanner(out)
 	await = func(word string) error {
 		for lines.Scan() {
@@ -209,5 +210,5 @@ func (n *node) events(name string) (await func(word string) error, stop func(), 
 		}
 		return fmt.Errorf("events of %s ended without %q: %w", name, word, lines.Err())
 	}
-	return await, func() { _, _ = cmd.Process.Kill(), cmd.Wait() }, nil
+	return await, func() { _, _, _ = late.Stop(), cmd.Process.Kill(), cmd.Wait() }, nil
 }

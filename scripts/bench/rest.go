@@ -53,11 +53,14 @@ func (b *bench) disk() (err error) {
 	if err != nil {
 		return err
 	}
+	late := time.After(patience)
 	polls := func(count int64) error {
 		for until := r.server.requests.Load() + count; r.server.requests.Load() < until; time.Sleep(10 * time.Millisecond) {
 			select {
 			case <-n.ended:
 				return errors.New("the agent ended")
+			case <-late:
+				return errors.New("the agent does not poll")
 			default:
 			}
 		}

@@ -81,8 +81,10 @@ func rows(n int) []row {
 		{"git", "git-requests", "the same: requests", requests, new(1.0), nil},
 		{"git", "git-clone", "the same: first clone", ms, nil, []peer{{git, 1.5, "git clone --bare --depth 1"}}},
 		{"git", "git-one", "the same: one new commit", ms, nil, []peer{{git, 1, "git fetch"}}},
-		{"manifests", "load", "10,000 manifests, load and plan: cold", ms, new(1000.0), nil},
-		{"manifests", "load-one", "10,000 manifests, load and plan: one changed", ms, new(50.0), nil},
+		{"manifests", "load", "10,000 manifests, load and plan: cold, all for this node", ms, new(1000.0), nil},
+		{"manifests", "load-one", "the same, all run: one changed", ms, new(50.0), nil},
+		{"manifests", "load-few", "10,000 manifests, load and plan: cold, 100 for this node", ms, new(1000.0), nil},
+		{"manifests", "load-few-one", "the same, all 100 run: one changed", ms, new(50.0), nil},
 		{"disk", "disk", "written to disk at rest, 120 polls", bytes, new(0.0), nil},
 	}
 }
@@ -95,7 +97,9 @@ func scales() []row {
 		{id: "scale", key: "scale-poll", what: "nothing to do, CPU of the agent", unit: ms},
 		{id: "scale", key: "scale-memory", what: "memory (PSS) of everything", unit: mib},
 		{id: "scale", key: "scale-removal", what: "removal, each container", unit: ms},
-		{id: "manifests", key: "scale-load", what: "manifests, load and plan: cold", unit: ms},
-		{id: "manifests", key: "scale-load-one", what: "manifests, load and plan: one changed", unit: ms},
+		{id: "manifests", key: "scale-load", what: "load and plan, manifests all for this node: cold", unit: ms},
+		{id: "manifests", key: "scale-load-one", what: "the same: one changed", unit: ms},
+		{id: "manifests", key: "scale-load-few", what: "load and plan, one manifest in 100 for this node: cold", unit: ms},
+		{id: "manifests", key: "scale-load-few-one", what: "the same: one changed", unit: ms},
 	}
 }

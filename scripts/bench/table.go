@@ -70,8 +70,8 @@ func table(f *figures, rows []row) string {
 		}
 		for _, p := range r.peers {
 			theirs, ratios := f.of(r.key, p.who), f.ratios(r.key, p.who)
-			if len(theirs) == 0 && f.Failed[p.who] == "" {
-				continue // not asked for
+			if len(theirs) == 0 && (f.Failed[p.who] == "" || p.most == 0) {
+				continue // not asked for; what failed and is to be beaten shows as a gap
 			}
 			ratio, wanted, reached := "–", "", ""
 			if len(ratios) > 0 {

@@ -53,7 +53,7 @@ func TestGrowthHasAColumnForEachSize(t *testing.T) {
 	got := growth(f, scales(), []int{10, 100, 500})
 	want := "| what grows | few | more | many |\n|---|--:|--:|--:|\n" +
 		"| start, each container | 10: 25.0 ms | 100: – | 500: 24.0 ms |\n" +
-		"| manifests, load and plan: cold | 100: – | 1000: – | 10000: 900 ms |\n"
+		"| load and plan, manifests all for this node: cold | 100: – | 1000: – | 10000: 900 ms |\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -60,14 +59,12 @@ func (b *bench) pulls() (err error) {
 	}
 	for _, one := range both {
 		unix.Sync() // what others wrote is not for this one to wait for
-		_, took, state, pullErr := b.watched(one.env, one.program, one.args...)
+		took, most, pullErr := b.withPeak(one.env, one.program, one.args...)
 		if pullErr != nil {
 			return pullErr
 		}
 		b.set("image", one.who, millis(took))
-		if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-			b.set("image-peak", one.who, float64(usage.Maxrss)/1024) // the largest of the program and its children
-		}
+		b.set("image-peak", one.who, most)
 	}
 	_, _, err = b.do(env, "/usr/bin/podman", "rmi", "--all", "--force")
 	return err

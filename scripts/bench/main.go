@@ -35,14 +35,24 @@ type bench struct {
 }
 
 func main() {
-	b, err := fromEnvironment()
-	if err == nil {
-		b.all()
+	var err error
+	if len(os.Args) > 3 && os.Args[1] == peak {
+		err = runPeak(os.Args[2], os.Args[3], os.Args[4:]...)
+	} else {
+		err = run()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func run() error {
+	b, err := fromEnvironment()
+	if err == nil {
+		b.all()
+	}
+	return err
 }
 
 // fromEnvironment takes what scripts/bench/run says.
@@ -71,7 +81,7 @@ func fromEnvironment() (*bench, error) {
 		}
 	}
 	b.facts = b.findFacts(os.Getenv("BENCH_COMMIT"))
-	return b, os.MkdirAll(filepath.Join(b.dir, "home"), 0o700)
+	return b, b.makeHome()
 }
 
 // all measures, in turns: each peer in each run, so that a slow minute of the machine does not fall on one alone.
@@ -158,6 +168,13 @@ func (b *bench) write() error {
 	return errors.Join(os.WriteFile(b.out, []byte(text), 0o644), os.WriteFile(b.raw, raw, 0o644))
 }
 
+// makeHome makes the home of every program. Git has its author there, and cleans up nothing behind anybody's back.
+func (b *bench) makeHome() error {
+	home := filepath.Join(b.dir, "home")
+	const config = "[user]\nname = a\nemail = a@example.com\n[gc]\nauto = 0\n[maintenance]\nauto = false\n[receive]\nautogc = false\n"
+	return errors.Join(os.MkdirAll(home, 0o700), os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o644))
+}
+
 // environment is what every program is given: Debian's programs, and no settings of whoever runs it.
 func (b *bench) environment(more ...string) []string {
 	return append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + filepath.Join(b.dir, "home"), "TMPDIR=" + b.dir, "LANG=C.UTF-8"}, more...)
@@ -165,24 +182,12 @@ func (b *bench) environment(more ...string) []string {
 
 // do runs a program to its end, and returns what it printed and how long it took. An error has what it said.
 func (b *bench) do(env []string, name string, args ...string) (string, time.Duration, error) {
-	out, took, _, err := b.watched(env, name, args...)
-	return out, took, err
-}
-
-// timed is do where only the time is asked for.
-func (b *bench) timed(env []string, name string, args ...string) (time.Duration, error) {
-	_, took, err := b.do(env, name, args...)
-	return took, err
-}
-
-// watched is do that also tells what the program used.
-func (b *bench) watched(env []string, name string, args ...string) (string, time.Duration, *os.ProcessState, error) {
 	b.outputs++
 	path := filepath.Join(b.dir, fmt.Sprintf("out-%d", b.outputs))
 	// Not a pipe: a container that outlives the program may hold it open.
 	file, err := os.Create(path)
 	if err != nil {
-		return "", 0, nil, err
+		return "", 0, err
 	}
 	defer func() { _, _ = file.Close(), os.Remove(path) }() // nobody reads it again
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -194,9 +199,16 @@ func (b *bench) watched(env []string, name string, args ...string) (string, time
 	took := time.Since(began)
 	text, readErr := os.ReadFile(path)
 	if err != nil {
-		return "", took, cmd.ProcessState, fmt.Errorf("%s: %w: %s", strings.Join(append([]string{filepath.Base(name)}, args[:min(4, len(args))]...), " "), err, lastOf(string(text)))
+		command := strings.Join(append([]string{filepath.Base(name)}, args[:min(4, len(args))]...), " ")
+		return "", took, fmt.Errorf("%s: %w: %s", command, err, lastOf(string(text)))
 	}
-	return string(text), took, cmd.ProcessState, readErr
+	return string(text), took, readErr
+}
+
+// timed is do where only the time is asked for.
+func (b *bench) timed(env []string, name string, args ...string) (time.Duration, error) {
+	_, took, err := b.do(env, name, args...)
+	return took, err
 }
 
 // lastOf is the end of what a program said, short enough for a line.

@@ -28,8 +28,7 @@ func (b *bench) newRepository(dir string) (*repository, error) {
 }
 
 func (r *repository) git(args ...string) (string, error) {
-	env := []string{"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com", "GIT_CONFIG_NOSYSTEM=1"}
-	out, _, err := r.b.do(env, "/usr/bin/git", args...)
+	out, _, err := r.b.do(nil, "/usr/bin/git", args...)
 	return strings.TrimSpace(out), err
 }
 

@@ -60,7 +60,11 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 			if !l.a.post(func(l *loop) { l.takePlace(step.Name, todo.place); l.stepEnded(f, digest, err) }) && todo.place {
 				l.exec.switches.release()
 			}
+			if l.inAir.Add(-1) == 0 {
+				l.a.hurry() // there is no other result to gather
+			}
 		}
+		l.inAir.Add(1)
 		l.flights[step.Name] = f
 		l.a.setActivity(step.Name, func(a *report.Activity) {
 			*a = report.Activity{Op: step.Op, Phase: report.PhaseWaiting, Since: f.started}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"reconciler/manifest"
@@ -50,6 +51,7 @@ type loop struct {
 	current   plan.Plan
 	wake      time.Time
 	flights   map[manifest.Name]*flight
+	inAir     atomic.Int32          // flights whose result has not been told yet
 	places    map[manifest.Name]int // of executor.switches, kept beyond the step
 	syncs     []*syncWaiter
 	downs     []chan struct{} // closed when no step is in flight any more

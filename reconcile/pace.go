@@ -28,7 +28,7 @@ func (p *pace) rest(now time.Time, took time.Duration) time.Duration {
 	return max(0, -p.credit) * paceShare
 }
 
-// rest waits for d, or until somebody asks for something, and reports whether ctx goes on.
+// rest waits for d, or until there is something that is not to be put off, and reports whether ctx goes on.
 func (l *loop) rest(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"reconciler/manifest"
+	"reconciler/reconcile/journal"
+	"reconciler/reconcile/plan"
 )
 
 // A burst of turns is not held up; turns without end take about a twentieth of the time, and none is longer in coming than the
@@ -107,4 +109,25 @@ func TestAskingEndsARest(t *testing.T) {
 			answer.to <- answer.err
 		}
 	})
+}
+
+// A pause is for gathering: it ends with the last of the steps in flight, and with no other.
+func TestLastStepEndsARest(t *testing.T) {
+	a, err := New(newWorld(t, t.TempDir()).cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLoop(a, journal.State{}, nil)
+	var steps []plan.Step
+	for _, name := range []string{"db", "web"} {
+		steps = append(steps, plan.Step{Op: plan.OpRemove, Name: manifest.Name{Namespace: "default", Name: name}})
+	}
+	begun := l.begin(t.Context(), plan.Plan{Steps: steps}, &manifest.Set{})
+	for i, f := range begun {
+		close(f.gate)
+		f.run()
+		if hurried := len(a.asked) == 1; hurried != (i == len(begun)-1) {
+			t.Errorf("after step %d of %d the pause is ended: %v", i+1, len(begun), hurried)
+		}
+	}
 }

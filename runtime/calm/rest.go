@@ -49,30 +49,42 @@ func Rest() {
 // are needed come back, by 64 KiB. Without the advice against huge pages one touch would bring back 2 MiB: of a program
 // of 28 MB all would always count as in use.
 func unmapProgram() {
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return
-	}
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return
-	}
-	defer func() { _ = maps.Close() }()
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		// 00403000-0110f000 r-xp 00003000 fe:00 9978643    /usr/local/bin/reconciler
-		line := lines.Text()
-		fields := strings.Fields(line)
-		if !strings.HasSuffix(line, " "+self) || len(fields) < 6 || strings.Contains(fields[1], "w") {
-			continue // what can be written holds what the file does not
-		}
-		from, to, _ := strings.Cut(fields[0], "-")
-		start, err1 := strconv.ParseUint(from, 16, 64)
-		end, err2 := strconv.ParseUint(to, 16, 64)
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		pages := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), start)), end-start)
+	for _, pages := range programPages() {
 		_ = unix.Madvise(pages, unix.MADV_NOHUGEPAGE)
 		_ = unix.Madvise(pages, unix.MADV_DONTNEED)
 	}
+}
+
+// programPages returns what is mapped of this program's file and is as it is in the file. That it cannot be written is not
+// enough: the linker relocates addresses and then makes them read-only, and they would come back as they were before.
+func programPages() (all [][]byte) {
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return nil
+	}
+	maps, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = maps.Close() }()
+	var pages []byte // of the mapping that is being told of
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		// 00403000-0110f000 r-xp 00003000 fe:00 9978643    /usr/local/bin/reconciler
+		// Anonymous:             0 kB
+		line := lines.Text()
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) >= 2 && strings.Contains(fields[0], "-"):
+			pages = nil
+			from, to, _ := strings.Cut(fields[0], "-")
+			start, err1 := strconv.ParseUint(from, 16, 64)
+			end, err2 := strconv.ParseUint(to, 16, 64)
+			if err1 == nil && err2 == nil && strings.HasSuffix(line, " "+self) && !strings.Contains(fields[1], "w") {
+				pages = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), start)), end-start)
+			}
+		case pages != nil && fields[0] == "Anonymous:" && fields[1] == "0":
+			all = append(all, pages)
+		}
+	}
+	return all
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // program returns how much of this program's file is mapped and in memory, in kB, without what can be written.
@@ -46,6 +48,33 @@ func TestRest(t *testing.T) {
 	Rest()
 	if after := program(t); before == 0 || after >= before {
 		t.Errorf("the program has %d kB in memory, and %d after a rest", before, after)
+	}
+}
+
+// What of the program's file was changed in memory stays so, although it cannot be written any more: such are the
+// addresses of the C library's functions.
+func TestRestKeepsRelocations(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	pages, err := unix.Mmap(int(f.Fd()), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(pages) }()
+	copy(pages, "relocated")
+	if err = unix.Mprotect(pages, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	Rest()
+	if got := string(pages[:9]); got != "relocated" {
+		t.Errorf("it is %q after a rest", got)
 	}
 }
 

@@ -258,7 +258,11 @@ var scenario = []step{
 	pushes("swap again", nil, func(*world) sourcetest.Files { return sourcetest.Files{"live.yaml": live("c: three")} }),
 	pushes("replace", []string{"box"}, func(*world) sourcetest.Files { return sourcetest.Files{"box.yaml": box(2)} }),
 	{name: "crash", touches: []string{"pulled"}, begin: func(*walk) {}, do: func(w *walk) {
-		_ = unix.Kill(w.rows()["pulled"].Pid, unix.SIGKILL) // it may have died of somebody's death
+		pid := w.rows()["pulled"].Pid
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have died of somebody's death
+		for end := time.Now().Add(time.Minute); pid != 0 && w.rows()["pulled"].Pid == pid && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond) // until that is known
+		}
 		w.awaitRunning("pulled")
 	}},
 	{name: "exec", begin: func(*walk) {}, do: func(w *walk) {

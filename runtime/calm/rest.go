@@ -71,6 +71,7 @@ func programPages() (all [][]byte) {
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
 		// 00403000-0110f000 r-xp 00003000 fe:00 9978643    /usr/local/bin/reconciler
 		// Anonymous:             0 kB
+		// Swap:                  0 kB
 		line := lines.Text()
 		fields := strings.Fields(line)
 		switch {
@@ -82,7 +83,10 @@ func programPages() (all [][]byte) {
 			if err1 == nil && err2 == nil && strings.HasSuffix(line, " "+self) && !strings.Contains(fields[1], "w") {
 				pages = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), start)), end-start)
 			}
-		case pages != nil && fields[0] == "Anonymous:" && fields[1] == "0":
+		case pages == nil || len(fields) < 2:
+		case fields[0] == "Anonymous:" && fields[1] != "0":
+			pages = nil
+		case fields[0] == "Swap:" && fields[1] == "0": // it comes after the other
 			all = append(all, pages)
 		}
 	}

@@ -67,15 +67,19 @@ func (c *Client) send(ctx context.Context, op string, body any, files ...*os.Fil
 	if err != nil {
 		return nil, nil, err
 	}
-	raw, err := json.Marshal(body)
-	if err == nil {
-		err = writeFrame(conn, request{Protocol: protocolVersion, Op: op, Body: raw}, files...)
-	}
-	if err != nil {
+	if err = sendOn(conn, op, body, files...); err != nil {
 		done()
 		return nil, nil, callError(ctx, op, err)
 	}
 	return conn, done, nil
+}
+
+func sendOn(conn *net.UnixConn, op string, body any, files ...*os.File) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return writeFrame(conn, request{Protocol: protocolVersion, Op: op, Body: raw}, files...)
 }
 
 // receive reads one answer into out.
@@ -212,16 +216,19 @@ func (c *Client) Watch(ctx context.Context) (<-chan runtime.Event, error) {
 
 // Shutdown ends the supervisor and, with killContainers, every container first. It returns when the process is gone.
 func (c *Client) Shutdown(ctx context.Context, killContainers bool) error {
-	conn, done, err := c.send(ctx, opShutdown, shutdownBody{Kill: killContainers})
+	conn, done, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	pidfd, err := peerPidfd(conn)
+	pidfd, err := peerPidfd(conn) // first: on a busy server it is gone before we go on after asking
 	if err != nil {
 		return callError(ctx, opShutdown, err)
 	}
 	defer func() { _ = pidfd.Close() }()
+	if err = sendOn(conn, opShutdown, shutdownBody{Kill: killContainers}); err != nil {
+		return callError(ctx, opShutdown, err)
+	}
 	if _, err := receive(ctx, conn, opShutdown, nil); err != nil {
 		return err
 	}

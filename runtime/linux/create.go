@@ -83,7 +83,7 @@ func (r *Runtime) Update(ctx context.Context, id runtime.ID, spec runtime.Spec) 
 	if err != nil {
 		return failure(op, id, spec.Name, err)
 	}
-	st, err := r.status(e, supervised)
+	st, err := r.status(&e, supervised)
 	if err != nil {
 		return failure(op, id, spec.Name, err)
 	}

@@ -44,18 +44,19 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.Status, error) {
 
 // entries returns every container that is whole and whose ID begins with prefix; with an error those that could be read. One
 // whose record says nothing any more is none, unless it is in the kernel: then nobody knows whose it is, and that is an error.
-func (r *Runtime) entries(prefix string) ([]entry, error) {
+// They are not to be changed.
+func (r *Runtime) entries(prefix string) ([]*entry, error) {
 	ids, err := r.state.ids()
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]entry, 0, len(ids))
+	entries := make([]*entry, 0, len(ids))
 	var errs []error
 	for _, id := range ids {
 		if !strings.HasPrefix(string(id), prefix) {
 			continue
 		}
-		e, err := r.state.read(id)
+		e, err := r.state.look(id)
 		if r.isNone(id, err) {
 			continue
 		}
@@ -101,7 +102,7 @@ func (r *Runtime) supervised(ctx context.Context) (map[runtime.ID]supervisor.Sta
 	return states, nil
 }
 
-func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (runtime.Status, error) {
+func (r *Runtime) status(e *entry, supervised map[runtime.ID]supervisor.State) (runtime.Status, error) {
 	st := runtime.Status{
 		ID: e.ID, Spec: e.Spec, State: runtime.StateCreated, CreatedAt: e.CreatedAt, Starts: e.last.Starts,
 		FirstID: e.last.FirstID, ImageDigest: e.ImageDigest, Hostname: e.Spec.Hostname, Warnings: slices.Concat(e.Warnings, e.last.Warnings),
@@ -171,7 +172,7 @@ func (r *Runtime) status(e entry, supervised map[runtime.ID]supervisor.State) (r
 }
 
 // removed makes st that of a container that is being removed, if it is.
-func (e entry) removed(st runtime.Status) runtime.Status {
+func (e *entry) removed(st runtime.Status) runtime.Status {
 	if e.removing {
 		st.State = runtime.StateRemoving
 	}
@@ -179,7 +180,7 @@ func (e entry) removed(st runtime.Status) runtime.Status {
 }
 
 // alive says whether the process 1 that was started last still runs.
-func (e entry) alive() bool {
+func (e *entry) alive() bool {
 	if e.last.Pid == 0 || e.last.Boot != bootID() {
 		return false
 	}

@@ -85,18 +85,18 @@ func (r *Runtime) idle(ctx context.Context, client *supervisor.Client, id runtim
 }
 
 // running returns the container of a name that runs, of several the one that serves, and its process 1.
-func (r *Runtime) running(ctx context.Context, client *supervisor.Client, name runtime.Name) (entry, int, error) {
+func (r *Runtime) running(ctx context.Context, client *supervisor.Client, name runtime.Name) (*entry, int, error) {
 	list, err := r.entriesOf(name)
 	if err != nil {
-		return entry{}, 0, err
+		return nil, 0, err
 	}
-	var found entry
+	var found *entry
 	var pid int
 	first := servingOf(list)
 	for _, e := range list {
 		state, _, err := client.Find(ctx, e.ID)
 		if err != nil {
-			return entry{}, 0, err
+			return nil, 0, err
 		}
 		if state.Running && (pid == 0 || first != nil && first.ID == e.ID) {
 			found, pid = e, state.Pid
@@ -105,7 +105,7 @@ func (r *Runtime) running(ctx context.Context, client *supervisor.Client, name r
 	if pid != 0 {
 		return found, pid, nil
 	}
-	return entry{}, 0, &runtime.Error{
+	return nil, 0, &runtime.Error{
 		Op: "join the network of " + name.String(), Err: errors.New("it does not run"), Reason: runtime.ReasonDependencyNotReady,
 		Hint: "it is tried again when that one runs; `reconciler describe " + name.String() + "` says why it does not",
 	}

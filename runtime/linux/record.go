@@ -91,7 +91,7 @@ type entry struct {
 }
 
 // tried says whether anybody has ever asked the supervisor to start it: that is noted before.
-func (e entry) tried() bool { return e.last.Version != 0 }
+func (e *entry) tried() bool { return e.last.Version != 0 }
 
 // stateDir reads and writes the records. Reading takes no lock and is safe beside a writer in another process: every
 // file is replaced whole.
@@ -121,21 +121,31 @@ func (s stateDir) ids() ([]runtime.ID, error) {
 
 // read returns one container. The error wraps runtime.ErrNotFound where there is none.
 func (s stateDir) read(id runtime.ID) (entry, error) {
-	if id == "" || filepath.Base(string(id)) != string(id) || id[0] == '.' {
-		return entry{}, runtime.ErrNotFound
-	}
-	at, err := stampOf(s.dir(id)) // before anything in it is looked at
+	e, err := s.look(id)
 	if err != nil {
 		return entry{}, err
 	}
-	if e, ok := s.cache.entry(id, at); ok {
+	return *e, nil
+}
+
+// look is read for who changes nothing of what it gets, which others get too.
+func (s stateDir) look(id runtime.ID) (*entry, error) {
+	if id == "" || filepath.Base(string(id)) != string(id) || id[0] == '.' {
+		return nil, runtime.ErrNotFound
+	}
+	at, err := stampOf(s.dir(id)) // before anything in it is looked at
+	if err != nil {
+		return nil, err
+	}
+	if e := s.cache.entry(id, at); e != nil {
 		return e, nil
 	}
 	e, err := s.readFiles(id)
-	if err == nil {
-		s.cache.keep(id, at, e)
+	if err != nil {
+		return nil, err
 	}
-	return e, err
+	s.cache.keep(id, at, &e)
+	return &e, nil
 }
 
 func (s stateDir) readFiles(id runtime.ID) (entry, error) {
@@ -189,7 +199,7 @@ func (e *damagedError) Unwrap() error { return e.err }
 const damagedOrigin = `"damaged"`
 
 // damaged says what is unknown of a container whose record is damaged; nil: nothing.
-func (e entry) damaged() error {
+func (e *entry) damaged() error {
 	if string(e.Spec.Origin) != damagedOrigin {
 		return nil
 	}

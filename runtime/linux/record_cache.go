@@ -18,13 +18,13 @@ import (
 // recordCache keeps what was read of each container as long as its directory is the same, and of each of its files as long
 // as that is.
 type recordCache struct {
-	entries              sync.Map // cachedEntry by runtime.ID
+	entries              sync.Map // *cachedEntry by runtime.ID
 	records, runs, turns cacheOfFiles
 }
 
 type cachedEntry struct {
 	at    stamp
-	entry entry
+	entry *entry
 }
 
 // stamp is what changes of a directory with each file in it that is made, replaced or removed.
@@ -50,18 +50,20 @@ func stampOf(dir string) (stamp, error) {
 // the file system can tell.
 const settling = 2 * time.Second
 
-// entry returns what was read of a container when its directory had this stamp. Our files are replaced, never written to, so
-// that none has changed since.
-func (c *recordCache) entry(id runtime.ID, at stamp) (entry, bool) {
+// entry returns what was read of a container when its directory had this stamp; nil: nothing. Our files are replaced, never
+// written to, so that none has changed since.
+func (c *recordCache) entry(id runtime.ID, at stamp) *entry {
 	old, _ := c.entries.Load(id)
-	kept, ok := old.(cachedEntry)
-	return kept.entry, ok && kept.at == at
+	if kept, ok := old.(*cachedEntry); ok && kept.at == at {
+		return kept.entry
+	}
+	return nil
 }
 
 // keep notes what was read of a container after its directory had this stamp.
-func (c *recordCache) keep(id runtime.ID, at stamp, e entry) {
+func (c *recordCache) keep(id runtime.ID, at stamp, e *entry) {
 	if time.Since(time.Unix(at.mtime.Unix())) > settling {
-		c.entries.Store(id, cachedEntry{at, e})
+		c.entries.Store(id, &cachedEntry{at, e})
 	}
 }
 

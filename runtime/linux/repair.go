@@ -64,7 +64,7 @@ func (r *Runtime) repair(ctx context.Context, id runtime.ID) (done []string, err
 	if err != nil {
 		return nil, err
 	}
-	st, err := r.status(e, supervised)
+	st, err := r.status(&e, supervised)
 	if err != nil || st.State != runtime.StateRunning {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (r *Runtime) takeTurn(ctx context.Context, e entry) error {
 	if err != nil {
 		return err
 	}
-	runs, err := r.runs(ctx, e)
+	runs, err := r.runs(ctx, &e)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (r *Runtime) leaveTurn(ctx context.Context, e entry) error {
 }
 
 // resign makes sure that nobody's turn comes because id's ends: who had it once does not get it back by that.
-func (r *Runtime) resign(list []entry, id runtime.ID) error {
+func (r *Runtime) resign(list []*entry, id runtime.ID) error {
 	if first := servingOf(list); first == nil || first.ID != id {
 		return nil
 	}
@@ -106,7 +106,7 @@ func (r *Runtime) follow(ctx context.Context, name runtime.Name, starting runtim
 	}
 	runs := first.ID == starting
 	if !runs {
-		if runs, err = r.runs(ctx, *first); err != nil {
+		if runs, err = r.runs(ctx, first); err != nil {
 			return err
 		}
 	}
@@ -155,7 +155,7 @@ func (r *Runtime) settle(ctx context.Context) error {
 }
 
 // runs says whether a container runs.
-func (r *Runtime) runs(ctx context.Context, e entry) (bool, error) {
+func (r *Runtime) runs(ctx context.Context, e *entry) (bool, error) {
 	if e.alive() {
 		return true, nil
 	}
@@ -164,16 +164,16 @@ func (r *Runtime) runs(ctx context.Context, e entry) (bool, error) {
 }
 
 // entriesOf returns the containers of a name.
-func (r *Runtime) entriesOf(name runtime.Name) ([]entry, error) {
+func (r *Runtime) entriesOf(name runtime.Name) ([]*entry, error) {
 	all, err := r.entries(idPrefix(name))
-	return slices.DeleteFunc(all, func(e entry) bool { return e.Spec.Name != name }), err
+	return slices.DeleteFunc(all, func(e *entry) bool { return e.Spec.Name != name }), err
 }
 
 // servers returns the container that serves of each name that one does for.
-func servers(all []entry) map[runtime.Name]*entry {
+func servers(all []*entry) map[runtime.Name]*entry {
 	first := make(map[runtime.Name]*entry, len(all))
-	for i := range all {
-		if e := &all[i]; e.servesBefore(first[e.Spec.Name]) {
+	for _, e := range all {
+		if e.servesBefore(first[e.Spec.Name]) {
 			first[e.Spec.Name] = e
 		}
 	}
@@ -181,10 +181,10 @@ func servers(all []entry) map[runtime.Name]*entry {
 }
 
 // servingOf returns which of the containers of one name serves; nil: none.
-func servingOf(list []entry) *entry {
+func servingOf(list []*entry) *entry {
 	var first *entry
-	for i := range list {
-		if e := &list[i]; e.servesBefore(first) {
+	for _, e := range list {
+		if e.servesBefore(first) {
 			first = e
 		}
 	}
@@ -197,7 +197,7 @@ func (e *entry) servesBefore(o *entry) bool {
 }
 
 // nextTurn comes after that of every container of the list.
-func nextTurn(list []entry) int64 {
+func nextTurn(list []*entry) int64 {
 	next := int64(0)
 	for _, e := range list {
 		next = max(next, e.turn+1)
@@ -206,12 +206,12 @@ func nextTurn(list []entry) int64 {
 }
 
 // firstTurn is that of a new container beside the list: after all others, or aside where one of them runs and serves.
-func (r *Runtime) firstTurn(ctx context.Context, list []entry) (int64, error) {
+func (r *Runtime) firstTurn(ctx context.Context, list []*entry) (int64, error) {
 	first := servingOf(list)
 	if first == nil {
 		return nextTurn(list), nil
 	}
-	runs, err := r.runs(ctx, *first)
+	runs, err := r.runs(ctx, first)
 	if runs {
 		return aside, err
 	}
@@ -238,7 +238,7 @@ func (r *Runtime) Drain(ctx context.Context, id runtime.ID) error {
 		if err = ctx.Err(); err != nil {
 			return failure(op, id, e.Spec.Name, err)
 		}
-		runs, err := r.runs(ctx, e)
+		runs, err := r.runs(ctx, &e)
 		if err != nil {
 			return failure(op, id, e.Spec.Name, err)
 		}

@@ -12,23 +12,23 @@ import (
 	"reconciler/runtime"
 )
 
-func withTurn(id runtime.ID, turn int64, age time.Duration) entry {
-	return entry{record: record{ID: id, CreatedAt: time.Unix(1_000_000, 0).Add(-age)}, turn: turn}
+func withTurn(id runtime.ID, turn int64, age time.Duration) *entry {
+	return &entry{record: record{ID: id, CreatedAt: time.Unix(1_000_000, 0).Add(-age)}, turn: turn}
 }
 
 // Of one name the highest number serves, of the same the newest, and nobody below 0.
 func TestServingOf(t *testing.T) {
 	for name, c := range map[string]struct {
-		list []entry
+		list []*entry
 		want runtime.ID
 	}{
 		"nobody":                      {nil, ""},
-		"alone":                       {[]entry{withTurn("a", 0, 0)}, "a"},
-		"alone and aside":             {[]entry{withTurn("a", aside, 0)}, ""},
-		"earlier release: the newer":  {[]entry{withTurn("a", 0, time.Hour), withTurn("b", 0, 0)}, "b"},
-		"beside an earlier release's": {[]entry{withTurn("a", 0, time.Hour), withTurn("b", aside, 0)}, "a"},
-		"the higher, however old":     {[]entry{withTurn("a", 2, time.Hour), withTurn("b", 1, 0)}, "a"},
-		"all aside":                   {[]entry{withTurn("a", aside, 0), withTurn("b", aside, 0)}, ""},
+		"alone":                       {[]*entry{withTurn("a", 0, 0)}, "a"},
+		"alone and aside":             {[]*entry{withTurn("a", aside, 0)}, ""},
+		"earlier release: the newer":  {[]*entry{withTurn("a", 0, time.Hour), withTurn("b", 0, 0)}, "b"},
+		"beside an earlier release's": {[]*entry{withTurn("a", 0, time.Hour), withTurn("b", aside, 0)}, "a"},
+		"the higher, however old":     {[]*entry{withTurn("a", 2, time.Hour), withTurn("b", 1, 0)}, "a"},
+		"all aside":                   {[]*entry{withTurn("a", aside, 0), withTurn("b", aside, 0)}, ""},
 	} {
 		got := runtime.ID("")
 		if first := servingOf(c.list); first != nil {
@@ -43,7 +43,7 @@ func TestServingOf(t *testing.T) {
 // In whatever order the containers are read, the same one serves, and who gets the next number does.
 func TestServingProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var list []entry
+		var list []*entry
 		for i := range rapid.IntRange(0, 5).Draw(t, "containers") {
 			list = append(list, withTurn(runtime.ID(rune('a'+i)), rapid.Int64Range(aside, 3).Draw(t, "turn"), time.Duration(rapid.IntRange(0, 2).Draw(t, "age"))))
 		}

@@ -49,11 +49,7 @@ func (l *loop) startFetch(ctx context.Context) {
 			return // it did not fail: the agent stops
 		}
 		got.since = accepted
-		post := l.a.post
-		if got.set != nil {
-			post = l.a.postNow // whoever pushed waits
-		}
-		post(func(l *loop) { l.fetchEnded(got) })
+		l.a.postNow(func(l *loop) { l.fetchEnded(got) }) // whoever pushed waits, or asked for a sync
 	})
 }
 

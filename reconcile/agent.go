@@ -233,6 +233,14 @@ func (a *Agent) Counters() Counters {
 	return c
 }
 
+// works reports whether a step on a container is in flight.
+func (a *Agent) works(name manifest.Name) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.work[name]
+	return ok
+}
+
 // setActivity records how far a step is; a nil change removes it.
 func (a *Agent) setActivity(name manifest.Name, change func(*report.Activity)) {
 	a.mu.Lock()

@@ -41,6 +41,9 @@ func (l *loop) hear(e runtime.Event) {
 		l.a.post(func(l *loop) { l.repair.wanted = true })
 		return
 	}
+	if (e.Type == runtime.EventStarted || e.Type == runtime.EventRemoved) && l.a.works(manifest.Name(e.Name)) {
+		return // by a step of ours, whose end is a reason to look
+	}
 	l.a.poke()
 }
 

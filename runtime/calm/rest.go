@@ -16,26 +16,44 @@ import (
 // quiet is how long nothing has to be worked on until memory is given back.
 const quiet = 3 * time.Second
 
-// Rester gives memory back once work is over. The zero value is ready. It costs nothing while nothing is done.
+// working is how much garbage, in percent of what is in use, may gather until the collector runs while there is work: twice
+// what Go allows, so that it runs half as often.
+const working = 200
+
+// Rester gives memory back once work is over, and is generous with it before. The zero value is ready. It costs nothing
+// while nothing is done.
 type Rester struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	rest  func() // instead of Rest, in tests
+	mu      sync.Mutex
+	timer   *time.Timer
+	busy    bool
+	percent int    // of garbage, at rest
+	rest    func() // instead of Rest, in tests
 }
 
 // Worked says that something was done that took memory: it is given back when nothing was done for a while.
 func (r *Rester) Worked() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.busy {
+		r.busy, r.percent = true, debug.SetGCPercent(working)
+	}
 	if r.timer != nil {
 		r.timer.Reset(quiet)
 		return
 	}
-	rest := Rest
+	r.timer = time.AfterFunc(quiet, r.over)
+}
+
+func (r *Rester) over() {
+	r.mu.Lock()
+	r.busy = false
+	debug.SetGCPercent(r.percent)
+	r.mu.Unlock()
 	if r.rest != nil {
-		rest = r.rest
+		r.rest()
+		return
 	}
-	r.timer = time.AfterFunc(quiet, rest)
+	Rest()
 }
 
 // Rest gives back what a process that has nothing to do does not need: what the garbage collector keeps for the next

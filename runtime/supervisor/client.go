@@ -84,7 +84,7 @@ func sendOn(conn *net.UnixConn, op string, body any, files ...*os.File) error {
 
 // receive reads one answer into out.
 func receive(ctx context.Context, conn *net.UnixConn, op string, out any) ([]*os.File, error) {
-	var resp response
+	resp := response{Body: out}
 	files, err := readFrame(conn, maxFrame, &resp)
 	if err != nil {
 		return nil, callError(ctx, op, err)
@@ -92,12 +92,6 @@ func receive(ctx context.Context, conn *net.UnixConn, op string, out any) ([]*os
 	if resp.Error != nil {
 		closeFiles(files...)
 		return nil, resp.Error.toError()
-	}
-	if out != nil && len(resp.Body) > 0 {
-		if err := json.Unmarshal(resp.Body, out); err != nil {
-			closeFiles(files...)
-			return nil, callError(ctx, op, err)
-		}
 	}
 	return files, nil
 }

@@ -54,9 +54,10 @@ type request struct {
 }
 
 // response is what comes back.
+// response has as its Body what is sent, or where to put what comes: it is not parsed twice.
 type response struct {
-	Error *wireError      `json:"error,omitempty"`
-	Body  json.RawMessage `json:"body,omitempty"`
+	Error *wireError `json:"error,omitempty"`
+	Body  any        `json:"body,omitempty"`
 }
 
 // Bodies of requests that have no exported type.

@@ -78,10 +78,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn, release func()) 
 }
 
 func (s *server) reply(conn *net.UnixConn, body any, err error, files ...*os.File) {
-	var resp response
-	if err == nil && body != nil {
-		resp.Body, err = json.Marshal(body)
-	}
+	resp := response{Body: body}
 	if err != nil {
 		resp = response{Error: toWire(err)}
 	}

@@ -35,6 +35,7 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	if err != nil {
 		return failure(op, id, e.Spec.Name, err)
 	}
+	go func() { _ = client.Expect(ctx) }() // beside all that comes before it is asked to start
 	if e.tried() {
 		state, _, findErr := client.Find(ctx, id)
 		if findErr != nil {

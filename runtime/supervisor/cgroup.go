@@ -85,6 +85,21 @@ func enterOwnCgroup(instance string) error {
 	return errors.Join(errs...)
 }
 
+// expect is what takes long in a start and can be done before it. The first process in a while that is moved into a cgroup waits
+// until the kernel has seen that nobody is being forked (cgroup_threadgroup_rwsem, an RCU grace period: 15 to 25 ms); who is
+// moved soon after does not. So this process is moved to where it is.
+func (s *server) expect() error {
+	if !s.detached || !s.expecting.TryLock() { // whoever is at it is enough
+		return nil
+	}
+	defer s.expecting.Unlock()
+	roots, err := cgroupRoots()
+	if err != nil || len(roots) == 0 {
+		return err
+	}
+	return joinCgroup(ownCgroup(roots[0], s.cfg.Instance)) // no failpoint: nothing changes
+}
+
 // makeCgroup makes a cgroup and those above it. Another instance that ends may remove the common parent in between,
 // which is not yet held by anything of ours: it is missing then, or was there and is gone at the second look.
 func makeCgroup(dir string) error {

@@ -119,6 +119,10 @@ func (c *Client) call(ctx context.Context, op string, body, out any) error {
 	return err
 }
 
+// Expect says that a Start is coming, so that the supervisor can have the kernel get ready meanwhile. Nothing depends on it,
+// and one of an earlier release does not know it.
+func (c *Client) Expect(ctx context.Context) error { return c.call(ctx, opExpect, struct{}{}, nil) }
+
 // Stop sends signal (empty: the container's own) and, after grace, kills every process of the container. It returns
 // once the exit is recorded, also where that was before. The supervisor keeps the time: it goes on if the caller dies or
 // ctx ends. A second call may shorten the grace, never lengthen it. A grace of zero or less kills at once.

@@ -41,6 +41,7 @@ const (
 	opWatch    = "watch"
 	opShutdown = "shutdown"
 	opVersion  = "version"
+	opExpect   = "expect"  // a start is coming
 	opHold     = "hold"    // be lent what every run has: its pipes and pidfd
 	opGive     = "give"    // asked of who holds, by a supervisor that starts
 	opUpgrade  = "upgrade" // execute another release in the same process

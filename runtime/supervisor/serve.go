@@ -117,6 +117,8 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn, req request) (a
 		return handle(req.Body, func(b shutdownBody) (any, error) { return nil, s.shutdown(ctx, b.Kill) })
 	case opVersion:
 		return s.version(), nil
+	case opExpect:
+		return nil, s.expect()
 	}
 	return nil, &runtime.Error{Op: req.Op, Err: errors.New("this supervisor does not know that call"), Permanent: true}
 }

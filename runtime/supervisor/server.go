@@ -47,6 +47,7 @@ type server struct {
 	holdings   map[*holding]struct{}
 	waits      map[*waiting]struct{}
 	starts     chan struct{}
+	expecting  sync.Mutex // held by the call that has the kernel get ready
 	filters    filters
 	rest       calm.Rester
 	calls      sync.WaitGroup

@@ -50,8 +50,8 @@ func (b *bench) fleet() (err error) {
 	return nil
 }
 
-// newFleet makes a node that follows a bare repository on this machine, with one container in it: the captured files are
-// here by then, as the peers have their image.
+// newFleet makes a node that follows a bare repository on this machine, with one container in it: the image is here
+// by then, as the peers have theirs.
 func (b *bench) newFleet(name string) (_ *node, _ *repository, err error) {
 	n, err := b.newNode(name)
 	if err != nil {
@@ -66,7 +66,7 @@ func (b *bench) newFleet(name string) (_ *node, _ *repository, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err = r.commitPush(manifestsOf("warm", 1, false)); err != nil {
+	if err = r.commitPush(b.manifestsOf("warm", 1, false)); err != nil {
 		return nil, nil, err
 	}
 	if err = n.start(r.bare, "1h"); err != nil {
@@ -78,7 +78,7 @@ func (b *bench) newFleet(name string) (_ *node, _ *repository, err error) {
 
 // startAll measures how long count containers take from nothing to running, for each share of them.
 func (b *bench) startAll(n *node, r *repository, count int, key, who string, share int) error {
-	_, took, err := n.change(r, manifestsOf("c", count, false))
+	_, took, err := n.change(r, b.manifestsOf("c", count, false))
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (b *bench) startAll(n *node, r *repository, count int, key, who string, sha
 }
 
 func (b *bench) removeAll(n *node, r *repository, count int, key, who string, share int) error {
-	_, took, err := n.change(r, manifestsOf("c", count, true))
+	_, took, err := n.change(r, b.manifestsOf("c", count, true))
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (b *bench) oneMore(n *node, r *repository) error {
 	var steps, runs, backs []float64
 	for i := range times {
 		name := fmt.Sprintf("more%d", i)
-		began, took, err := n.change(r, map[string]string{name + ".yaml": manifestOf(name, "1")})
+		began, took, err := n.change(r, map[string]string{name + ".yaml": b.manifestOf(name, "1")})
 		if err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func (b *bench) oneMore(n *node, r *repository) error {
 	b.set("one-step", ours, median(steps))
 	b.set("one-runs", ours, median(runs))
 	b.set("one-back", ours, median(backs))
-	_, _, err := n.change(r, manifestsOf("more", times, true))
+	_, _, err := n.change(r, b.manifestsOf("more", times, true))
 	return err
 }
 
@@ -185,7 +185,7 @@ func (b *bench) changeOne(n *node, r *repository) error {
 		if err != nil {
 			return err
 		}
-		began, took, err := n.change(r, map[string]string{name + ".yaml": manifestOf(name, fmt.Sprint("changed ", i))})
+		began, took, err := n.change(r, map[string]string{name + ".yaml": b.manifestOf(name, fmt.Sprint("changed ", i))})
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (b *bench) changeOne(n *node, r *repository) error {
 // pushOne is what a person does: git push, and then nothing.
 func (b *bench) pushOne(n *node, r *repository) error {
 	const name = "pushed"
-	if _, _, err := n.change(r, map[string]string{name + ".yaml": manifestOf(name, "0")}); err != nil {
+	if _, _, err := n.change(r, map[string]string{name + ".yaml": b.manifestOf(name, "0")}); err != nil {
 		return err
 	}
 	await, stop, err := n.events(name)
@@ -222,7 +222,7 @@ func (b *bench) pushOne(n *node, r *repository) error {
 	}
 	var runs []float64
 	for i := range times {
-		if err = r.commit(map[string]string{name + ".yaml": manifestOf(name, fmt.Sprint(i+1))}); err != nil {
+		if err = r.commit(map[string]string{name + ".yaml": b.manifestOf(name, fmt.Sprint(i+1))}); err != nil {
 			return err
 		}
 		began := time.Now()

@@ -22,17 +22,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// registry is where docker-registry listens in the network namespace that is ours alone.
-const registry = "127.0.0.1:5000"
+// registryAt is where docker-registry listens in the network namespace that is ours alone.
+const registryAt = "127.0.0.1:5000"
 
 // pulls measures an image of ten layers from a registry on loopback, ours and podman's in turn, each into an empty store.
 func (b *bench) pulls() (err error) {
-	server, err := b.startRegistry()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.stop()) }()
-	ref := registry + "/ten:1"
+	ref := registryAt + "/ten:1"
 	if err = b.bigImage(ref); err != nil {
 		return err
 	}
@@ -73,12 +68,12 @@ func (b *bench) pulls() (err error) {
 func (b *bench) startRegistry() (*daemon, error) {
 	config := filepath.Join(b.dir, "registry.yaml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n",
-		filepath.Join(b.dir, "registry"), registry)
+		filepath.Join(b.dir, "registry"), registryAt)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
 	listens := func() bool {
-		c, err := net.Dial("tcp", registry)
+		c, err := net.Dial("tcp", registryAt)
 		if err == nil {
 			_ = c.Close() // it was only asked whether it is there
 		}
@@ -113,16 +108,48 @@ func (b *bench) bigImage(reference string) error {
 	if err != nil {
 		return err
 	}
+	_, err = push(ref, img)
+	return err
+}
+
+// smallImage pushes an image of the files that every container of ours and of others has, and returns it with its digest.
+func (b *bench) smallImage(reference string) (string, error) {
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		return "", err
+	}
+	path, err := b.imageFile()
+	if err != nil {
+		return "", err
+	}
+	layer, err := tarball.LayerFromFile(path)
+	if err != nil {
+		return "", err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return "", err
+	}
+	digest, err := push(ref, img)
+	return reference + "@" + digest, err
+}
+
+// push makes an image one for this machine and writes it.
+func push(ref name.Reference, img v1.Image) (digest string, err error) {
 	cfg, err := img.ConfigFile()
 	if err != nil {
-		return err
+		return "", err
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture = "linux", goruntime.GOARCH
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
-		return err
+		return "", err
 	}
-	return remote.Write(ref, img)
+	hash, err := img.Digest()
+	if err != nil {
+		return "", err
+	}
+	return hash.String(), remote.Write(ref, img)
 }
 
 func writeLayer(path string, number int) error {

@@ -29,6 +29,7 @@ type bench struct {
 	only       []string
 	began      time.Time
 	figures    *figures
+	image      string // that ours runs, in the registry
 	facts      facts
 	outputs    int
 	said       []string // figures of this stage, for the terminal
@@ -87,6 +88,15 @@ func fromEnvironment() (*bench, error) {
 // all measures, in turns: each peer in each run, so that a slow minute of the machine does not fall on one alone.
 func (b *bench) all() {
 	fmt.Printf("%s, Linux %s\n%s\n", b.facts.machine, b.facts.kernel, strings.Join(b.facts.versions, "\n"))
+	registry, err := b.startRegistry()
+	if err == nil {
+		defer func() { _ = registry.stop() }()
+		b.image, err = b.smallImage(registryAt + "/busybox:1")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: the image of our containers:", err)
+		return
+	}
 	fleet := []string{"start", "one", "removal"}
 	for b.run = 1; b.run <= b.runs; b.run++ {
 		b.stage(ours, append(fleet, "nothing", "change", "push", "memory"), b.fleet)

@@ -25,7 +25,7 @@ var manifestSizes = []int{100, 1_000, 10_000} //nolint:gochecknoglobals // a con
 func (b *bench) manifests() error {
 	for _, n := range manifestSizes {
 		for _, share := range []int{1, 100} {
-			if err := b.manifestsOf(n, share); err != nil {
+			if err := b.manifestsFor(n, share); err != nil {
 				return fmt.Errorf("%d manifests: %w", n, err)
 			}
 		}
@@ -33,8 +33,8 @@ func (b *bench) manifests() error {
 	return nil
 }
 
-// manifestsOf measures n manifests of which one in share is for this node.
-func (b *bench) manifestsOf(n, share int) (err error) {
+// manifestsFor measures n manifests of which one in share is for this node.
+func (b *bench) manifestsFor(n, share int) (err error) {
 	dir := filepath.Join(b.dir, "manifests")
 	if err = os.MkdirAll(dir, 0o755); err != nil {
 		return err

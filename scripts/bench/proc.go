@@ -34,8 +34,13 @@ func pidsOf(names ...string) ([]int, error) {
 	return pids, nil
 }
 
-// pss returns the memory of processes in MiB: what they share with others is shared out.
+// settle is how long after the last start memory is taken, so that it is what a server pays all day.
+const settle = 5 * time.Second
+
+// pss returns the memory of processes in MiB, once they have had time to come to rest: what they share with others is shared
+// out.
 func pss(pids ...int) (float64, error) {
+	time.Sleep(settle)
 	var sum float64
 	for _, pid := range pids {
 		kib, err := field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")

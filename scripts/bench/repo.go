@@ -108,26 +108,26 @@ func (b *bench) serveGit(root string) (*gitServer, error) {
 
 // manifestOf is a container that does nothing, with everything on: the bridge network, user ids of its own, the default
 // seccomp filter. A change of its env is what a new version of it is.
-func manifestOf(name, env string) string {
+func (b *bench) manifestOf(name, env string) string {
 	return fmt.Sprintf(`apiVersion: reconciler/v1
 kind: Container
 metadata: {name: %s}
 spec:
-  capture: {paths: [/bin/busybox]}
+  image: %s
   command: [/bin/busybox, sleep, "100000"]
   env: {VERSION: "%s"}
   terminationGracePeriodSeconds: 0
-`, name, env)
+`, name, b.image, env)
 }
 
 // manifestsOf are n of them by file, or their removal.
-func manifestsOf(prefix string, n int, gone bool) map[string]string {
+func (b *bench) manifestsOf(prefix string, n int, gone bool) map[string]string {
 	files := map[string]string{}
 	for i := range n {
 		name := fmt.Sprintf("%s%d", prefix, i)
 		files[name+".yaml"] = ""
 		if !gone {
-			files[name+".yaml"] = manifestOf(name, "1")
+			files[name+".yaml"] = b.manifestOf(name, "1")
 		}
 	}
 	return files

@@ -112,7 +112,7 @@ func (b *bench) newFleetOverHTTP(name, interval string, count int) (_ *node, _ *
 	if err != nil {
 		return nil, nil, err
 	}
-	if err = r.commitPush(manifestsOf("c", count, false)); err != nil {
+	if err = r.commitPush(b.manifestsOf("c", count, false)); err != nil {
 		return nil, nil, err
 	}
 	server, err := b.serveGit(n.dir)

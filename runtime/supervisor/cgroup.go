@@ -93,11 +93,14 @@ func (s *server) expect() error {
 		return nil
 	}
 	defer s.expecting.Unlock()
-	roots, err := cgroupRoots()
-	if err != nil || len(roots) == 0 {
-		return err
+	if s.cgroup == "" {
+		roots, err := cgroupRoots()
+		if err != nil || len(roots) == 0 {
+			return err
+		}
+		s.cgroup = ownCgroup(roots[0], s.cfg.Instance)
 	}
-	return joinCgroup(ownCgroup(roots[0], s.cfg.Instance)) // no failpoint: nothing changes
+	return joinCgroup(s.cgroup) // no failpoint: nothing changes
 }
 
 // makeCgroup makes a cgroup and those above it. Another instance that ends may remove the common parent in between,

@@ -48,6 +48,7 @@ type server struct {
 	waits      map[*waiting]struct{}
 	starts     chan struct{}
 	expecting  sync.Mutex // held by the call that has the kernel get ready
+	cgroup     string     // its own in one hierarchy, for that call; empty: not looked up yet
 	filters    filters
 	rest       calm.Rester
 	calls      sync.WaitGroup

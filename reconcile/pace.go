@@ -7,7 +7,7 @@ import (
 
 // pace is how fast one turn may follow another. A push is looked at again and again without a pause, until everything that it
 // asks for is there; where much happens for long, such as runs of CronJobs by the dozen, it gathers in pauses, and looking at
-// it takes a twentieth of one core.
+// it takes a fortieth of one core.
 type pace struct {
 	credit time.Duration // of processor time for turns
 	at     time.Time
@@ -15,7 +15,7 @@ type pace struct {
 
 const (
 	paceBurst = 250 * time.Millisecond // the most credit there can be
-	paceShare = 20                     // the credit of one turn takes so many times its length to come back
+	paceShare = 40                     // the credit of one turn takes so many times its length to come back
 	paceRest  = 250 * time.Millisecond // the longest pause
 )
 

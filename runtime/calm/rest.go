@@ -16,9 +16,9 @@ import (
 // quiet is how long nothing has to be worked on until memory is given back.
 const quiet = 3 * time.Second
 
-// working is how much garbage, in percent of what is in use, may gather until the collector runs while there is work: twice
-// what Go allows, so that it runs half as often.
-const working = 200
+// working is how much garbage, in percent of what is in use, may gather until the collector runs while there is work: four times
+// what Go allows, so that it runs a quarter as often.
+const working = 400
 
 // Rester gives memory back once work is over, and is generous with it before. The zero value is ready. It costs nothing
 // while nothing is done.

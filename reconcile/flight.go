@@ -78,6 +78,15 @@ func (l *loop) begin(ctx context.Context, p plan.Plan, set *manifest.Set) []*fli
 	return begun
 }
 
+// inFlight returns the steps in flight as a plan wants them.
+func (l *loop) inFlight() map[manifest.Name]plan.InFlight {
+	out := make(map[manifest.Name]plan.InFlight, len(l.flights))
+	for name, f := range l.flights {
+		out[name] = f.known
+	}
+	return out
+}
+
 // cancelledError is how a step ended that was told to.
 type cancelledError struct{ cause, err error }
 

@@ -245,15 +245,6 @@ func (l *loop) input(ctx context.Context, desired manifest.Set, now time.Time) p
 	return in
 }
 
-// inFlight returns the steps in flight as a plan wants them.
-func (l *loop) inFlight() map[manifest.Name]plan.InFlight {
-	out := make(map[manifest.Name]plan.InFlight, len(l.flights))
-	for name, f := range l.flights {
-		out[name] = f.known
-	}
-	return out
-}
-
 // takenPorts asks for the ports that others have, where one of the sets needs to know. Without an answer nobody is held for
 // them: whoever starts with one that is taken fails.
 func (l *loop) takenPorts(ctx context.Context, sets ...*manifest.Set) []plan.TakenPort {

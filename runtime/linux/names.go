@@ -53,10 +53,14 @@ func (r *Runtime) whoServes() map[runtime.Name]runtime.ID {
 		if err != nil { // one broken record must not hold up the others
 			r.log.Warn("cannot tell whether a container serves: its name is not answered", "err", err)
 		}
-		r.announced.serves = map[runtime.Name]runtime.ID{}
+		serves := map[runtime.Name]runtime.ID{}
 		for name, e := range servers(entries) {
-			r.announced.serves[name] = e.ID
+			serves[name] = e.ID
 		}
+		if err != nil {
+			return serves // it may be readable the next time
+		}
+		r.announced.serves = serves
 	}
 	return r.announced.serves
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -364,13 +365,22 @@ func TestSeccomp(t *testing.T) {
 	}
 }
 
-// The supervisor's own cgroup is in every hierarchy, and another user's connection is refused.
+// The supervisor's own cgroup is in every hierarchy, and stays so when starts are expected; another user's connection is refused.
 func TestSupervisorsPlace(t *testing.T) {
 	e := newEnv(t)
 	v, err := e.c.Version(e.ctx())
 	if err != nil || v.Protocol != protocolVersion || v.Binary == "" {
 		t.Fatalf("version %+v, %v", v, err)
 	}
+	var askers sync.WaitGroup
+	for range 4 {
+		askers.Go(func() {
+			if err := e.c.Expect(e.ctx()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	askers.Wait()
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(v.Pid), "cgroup"))
 	if err != nil {
 		t.Fatal(err)

@@ -68,6 +68,7 @@ type Runtime struct {
 	swept     sync.Once
 	changes   *broadcast
 	rest      calm.Rester
+	expected  atomic.Int64 // when a start was begun last, in nanoseconds since 1970
 	holds     sync.Mutex // held by the Watch that holds what the supervisor has
 	holding   atomic.Bool
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
-const patience = 10 * time.Minute
+const patience = 3 * time.Minute
 
 // bench is one run of all of it.
 type bench struct {

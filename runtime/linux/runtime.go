@@ -69,7 +69,7 @@ type Runtime struct {
 	changes   *broadcast
 	rest      calm.Rester
 	expected  atomic.Int64 // when a start was begun last, in nanoseconds since 1970
-	holds     sync.Mutex // held by the Watch that holds what the supervisor has
+	holds     sync.Mutex   // held by the Watch that holds what the supervisor has
 	holding   atomic.Bool
 }
 

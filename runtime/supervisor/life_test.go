@@ -375,8 +375,8 @@ func TestSupervisorsPlace(t *testing.T) {
 	var askers sync.WaitGroup
 	for range 4 {
 		askers.Go(func() {
-			if err := e.c.Expect(e.ctx()); err != nil {
-				t.Error(err)
+			if expectErr := e.c.Expect(e.ctx()); expectErr != nil {
+				t.Error(expectErr)
 			}
 		})
 	}

@@ -9,6 +9,6 @@
 // when its nodeSelector matches the node's labels. A problem is one thing wrong, at one position.
 //
 // Start reading at Loader (load.go) for the way from files to a Set, Spec (spec.go) for the fields, check.go for the
-// rules (each spec_*.go has a check_*.go), classes.go and diff.go for what changes mean, and aliases.go for what bounds a
-// stranger's YAML.
+// rules (each spec_*.go has a check_*.go), classes.go and diff.go for what changes mean, aliases.go for what bounds a
+// stranger's YAML, and cache.go for what is kept from one commit to the next.
 package manifest

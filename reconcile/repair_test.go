@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"reconciler/manifest"
 	"reconciler/reconcile/report"
 	"reconciler/runtime"
 	"reconciler/runtime/fake"
@@ -128,4 +129,31 @@ func TestNothingIsRepairedWhileDown(t *testing.T) {
 			t.Errorf("%d repaired, want 1", n)
 		}
 	})
+}
+
+// What a step of ours did is looked at when the step ends, once; what it did not do is looked at at once.
+func TestHintsOfOwnSteps(t *testing.T) {
+	mine, other := manifest.Name{Name: "mine"}, manifest.Name{Name: "other"}
+	a := &Agent{token: make(chan struct{}, 1), work: map[manifest.Name]report.Activity{mine: {}}}
+	l := &loop{a: a}
+	for _, c := range []struct {
+		event runtime.EventType
+		name  manifest.Name
+		looks int
+	}{
+		{runtime.EventStarted, mine, 0},
+		{runtime.EventRemoved, mine, 0},
+		{runtime.EventExited, mine, 1},
+		{runtime.EventStarted, other, 1},
+		{runtime.EventRemoved, other, 1},
+	} {
+		l.hear(runtime.Event{Type: c.event, Name: runtime.Name(c.name)})
+		if got := len(a.token); got != c.looks {
+			t.Errorf("%s of %s: %d looks, want %d", c.event, c.name.Name, got, c.looks)
+		}
+		select {
+		case <-a.token:
+		default:
+		}
+	}
 }

@@ -25,8 +25,11 @@ func (b *bench) bundles(who, program string) (err error) {
 	if _, _, err = b.do(nil, program, "spec", "--bundle", dir); err != nil {
 		return err
 	}
-	bundle := func(name string) (string, error) { return b.bundle(dir, name) }
-	run := func(name, bundle string) (time.Duration, error) {
+	run := func(name string) (time.Duration, error) { // without the making of its bundle
+		bundle, bundleErr := b.bundle(dir, name)
+		if bundleErr != nil {
+			return 0, bundleErr
+		}
 		return b.timed(nil, program, "--root", root, "run", "--detach", "--bundle", bundle, name)
 	}
 	remove := func(name string) (time.Duration, error) {
@@ -42,11 +45,7 @@ func (b *bench) bundles(who, program string) (err error) {
 	var all time.Duration
 	for i := range b.n {
 		name := fmt.Sprintf("c%d", i)
-		at, err := bundle(name)
-		if err != nil {
-			return err
-		}
-		took, err := run(name, at)
+		took, err := run(name)
 		if err != nil {
 			return err
 		}
@@ -57,11 +56,7 @@ func (b *bench) bundles(who, program string) (err error) {
 		var backs []float64
 		for i := range times {
 			name := fmt.Sprintf("more%d", i)
-			at, err := bundle(name)
-			if err != nil {
-				return err
-			}
-			took, err := run(name, at)
+			took, err := run(name)
 			if err != nil {
 				return err
 			}

@@ -32,6 +32,7 @@ type watcher struct {
 	// armed says that what is to be watched was there at the last look.
 	armed bool
 	git   bool
+	refs  string // where a repository's branches are
 }
 
 func (s *Source) watchLocal(ctx context.Context) (<-chan struct{}, error) {
@@ -67,9 +68,10 @@ func (w *watcher) arm() {
 		return
 	}
 	// A push renames into refs/heads; git pack-refs and gc write packed-refs.
+	w.refs = filepath.Join(at.common, "refs")
 	w.add(at.common, false)
-	w.add(filepath.Join(at.common, "refs"), false)
-	w.add(filepath.Join(at.common, "refs", "heads"), true)
+	w.add(w.refs, false)
+	w.add(filepath.Join(w.refs, "heads"), true)
 }
 
 // add watches a directory, and with deep those below it.
@@ -171,11 +173,10 @@ func (w *watcher) matters(e fsnotify.Event) bool {
 		if strings.HasSuffix(e.Name, ".lock") || e.Op == fsnotify.Chmod {
 			return false
 		}
-		inRefs := strings.Contains(e.Name, string(filepath.Separator)+"refs")
-		if e.Has(fsnotify.Create) && inRefs {
+		if e.Has(fsnotify.Create) && strings.HasPrefix(e.Name, w.refs) {
 			w.addIfDir(e.Name)
 		}
-		return inRefs || filepath.Base(e.Name) == "packed-refs" || !w.armed
+		return w.movesBranch(e.Name) || !w.armed
 	}
 	if filepath.Base(e.Name) == ".git" {
 		return false
@@ -184,6 +185,15 @@ func (w *watcher) matters(e fsnotify.Event) bool {
 		w.addIfDir(e.Name)
 	}
 	return true
+}
+
+// movesBranch reports whether what happened at path may have moved the branch that is followed: others are not ours to look at.
+func (w *watcher) movesBranch(path string) bool {
+	if filepath.Base(path) == "packed-refs" {
+		return true
+	}
+	ref, below := strings.CutPrefix(path+"/", w.refs+"/")
+	return below && strings.HasPrefix("heads/"+w.src.cfg.Branch+"/", ref) // the branch, or a directory above it
 }
 
 func (w *watcher) addIfDir(name string) {

@@ -91,3 +91,18 @@ func TestWhoWaitsForTheEndOfABurst(t *testing.T) {
 		})
 	}
 }
+
+// Who pushes to another branch does not have this one looked at, nor wait for the end of a burst when it is moved next.
+func TestOtherBranchesDoNotMatter(t *testing.T) {
+	t.Parallel()
+	w := &watcher{src: &Source{cfg: Config{Branch: "fleet/main"}}, git: true, armed: true, refs: "/srv/refs/x.git/refs", dirs: map[string]bool{}}
+	for path, matters := range map[string]bool{
+		"refs/heads/fleet/main": true, "refs/heads/fleet": true, "refs/heads": true, "refs": true, "packed-refs": true,
+		"refs/heads/fleet/main.lock": false, "refs/heads/fleet/mainly": false, "refs/heads/main": false, "refs/heads/fleet/next": false,
+		"refs/tags": false, "refs/tags/fleet/main": false, "HEAD": false, "objects": false,
+	} {
+		if got := w.matters(fsnotify.Event{Name: "/srv/refs/x.git/" + path, Op: fsnotify.Create}); got != matters {
+			t.Errorf("%s: matters %v, want %v", path, got, matters)
+		}
+	}
+}

@@ -54,15 +54,18 @@ func (r *repository) commit(files map[string]string) error {
 }
 
 // stage brings the commit to the bare repository on a branch that nobody follows. What it returns moves the branch that
-// is followed there: a few milliseconds of git, the moment from which a commit can be seen.
+// is followed there, by the one rename that git ends a push with: the moment from which a commit can be seen.
 func (r *repository) stage() (publish func() error, err error) {
 	if _, err = r.git("-C", r.work, "push", "-q", "--force", r.bare, "HEAD:refs/heads/next"); err != nil {
 		return nil, err
 	}
 	commit, err := r.git("-C", r.work, "rev-parse", "HEAD")
 	return func() error {
-		_, moveErr := r.git("-C", r.bare, "update-ref", "refs/heads/main", commit)
-		return moveErr
+		lock := filepath.Join(r.bare, "refs", "heads", "main.lock")
+		if lockErr := os.WriteFile(lock, []byte(commit+"\n"), 0o644); lockErr != nil {
+			return lockErr
+		}
+		return os.Rename(lock, strings.TrimSuffix(lock, ".lock"))
 	}, err
 }
 

@@ -42,8 +42,8 @@ func checkID(id runtime.ID) error {
 }
 
 // start starts a container, or a new run of one that has exited. It does not end with the call: a caller that dies
-// finds the container in List. configure, where it is not nil, is called while process 1 waits to execute the command.
-func (s *server) start(ctx context.Context, req StartRequest, configure func(pid int) error) (Started, error) {
+// finds the container in List. configure, where it is not nil, is called before process 1 executes the command.
+func (s *server) start(ctx context.Context, req StartRequest, configure func(ctx context.Context, netns *os.File) error) (Started, error) {
 	if err := checkID(req.ID); err != nil {
 		return Started{}, startError(req, err)
 	}

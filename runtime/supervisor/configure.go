@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -32,9 +31,9 @@ type configured struct {
 // Start runs what the bundle says. For a container that runs already it returns how it was started. After an error
 // nothing of the container is left but its output.
 //
-// If configure is not nil, it is called while process 1 waits to execute the command, with the container's own network
-// namespace, which is closed when it returns. If it fails, takes longer than a minute or the caller dies in it, the start
-// is undone. Without it, or after it, the start goes on although the caller dies.
+// If configure is not nil, it is called before process 1 executes the command, with the container's own network namespace,
+// which is closed when it returns: while its root file system is made, or after that where process 1 sets kernel
+// parameters of interfaces. If it fails, takes longer than a minute or the caller dies in it, the start is undone. Without it, or after it, the start goes on although the caller dies.
 func (c *Client) Start(ctx context.Context, req StartRequest, configure func(netns *os.File) error) (Started, error) {
 	var s Started
 	conn, done, err := c.send(ctx, opStart, startBody{StartRequest: req, Configure: configure != nil})
@@ -65,13 +64,8 @@ func (s *server) serveStart(ctx context.Context, conn *net.UnixConn, b startBody
 	if !b.Configure {
 		return s.start(ctx, b.StartRequest, nil)
 	}
-	return s.start(ctx, b.StartRequest, func(pid int) error {
-		netns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
-		if err != nil {
-			return err
-		}
+	return s.start(ctx, b.StartRequest, func(ctx context.Context, netns *os.File) error {
 		s.reply(conn, nil, nil, netns)
-		_ = netns.Close()
 		return awaitConfigured(ctx, conn, configurePatience)
 	})
 }

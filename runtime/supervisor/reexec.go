@@ -16,6 +16,7 @@ import (
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "" {
 		_ = calm.Thread(calm.Usual) // the command is executed on this thread, and shall not inherit what startProcess set
+		sendNetns()
 		libcontainer.Init()
 	}
 }

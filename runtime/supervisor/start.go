@@ -64,7 +64,7 @@ func loadSpec(req StartRequest) (b bundle, warnings []string, err error) {
 }
 
 // launch makes and starts the container that c.rec.Request asks for. When it fails nothing is left. c.op is held.
-func (c *container) launch(ctx context.Context, configure func(pid int) error) (err error) {
+func (c *container) launch(ctx context.Context, configure func(ctx context.Context, netns *os.File) error) (err error) {
 	req := c.rec.Request
 	b, warnings, err := loadSpec(req)
 	spec := b.spec
@@ -111,7 +111,12 @@ func (c *container) launch(ctx context.Context, configure func(pid int) error) (
 		return err
 	}
 	failpoint.Here("launch: its output is kept")
-	return c.spawn(spec, configure)
+	network, err := connect(ctx, spec, configure)
+	if err != nil {
+		return err
+	}
+	defer network.end()
+	return c.spawn(spec, network)
 }
 
 // openOutput makes the FIFOs and begins to keep what comes out of them.
@@ -151,8 +156,8 @@ func (c *container) keepOutput(fifos [2]*os.File) error {
 	return err
 }
 
-// spawn starts process 1 and lets it execute the command.
-func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error {
+// spawn starts process 1 and lets it execute the command when its network is there.
+func (c *container) spawn(spec *specs.Spec, network *connecting) error {
 	proc, err := newProcess(spec.Process)
 	if err != nil {
 		return err
@@ -169,7 +174,7 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 		return err
 	}
 	defer closeFiles(ends[:]...)
-	proc.Stdin, proc.Stdout, proc.Stderr = null, ends[0], ends[1]
+	proc.Stdin, proc.Stdout, proc.Stderr, proc.PidfdSocket = null, ends[0], ends[1], network.socket
 	var awake *os.File
 	failpoint.Here("launch: no process yet")
 	if c.srv.usesInit(spec) {
@@ -204,13 +209,12 @@ func (c *container) spawn(spec *specs.Spec, configure func(pid int) error) error
 		return err
 	}
 	failpoint.Here("launch: process 1 is known")
-	if configure != nil {
-		<-c.srv.starts // it only waits meanwhile, and others need not
-		err = configure(pid)
-		c.srv.starts <- struct{}{}
-		if err != nil {
-			return err
-		}
+	network.started()
+	<-c.srv.starts // it only waits meanwhile, and others need not
+	<-network.done
+	c.srv.starts <- struct{}{}
+	if network.err != nil {
+		return network.err
 	}
 	failpoint.Here("launch: its network is there")
 	if err = c.out.log.beginRun(); err != nil {

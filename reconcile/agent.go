@@ -22,10 +22,12 @@ type Agent struct {
 	cfg   Config
 	token chan struct{} // size 1: a reason to look
 	asked chan struct{} // size 1: somebody waits, so that the next look is not to be put off
+	seek  chan struct{} // size 1: the source is to be looked at, and nothing else before that has ended
 	ready chan struct{} // closed when the state was read and requests are answered
 
 	mu      sync.Mutex
 	inbox   []func(*loop)
+	looks   []func(*loop) // what comes with seek
 	running bool
 	work    map[manifest.Name]report.Activity
 
@@ -44,7 +46,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	return &Agent{
-		cfg: cfg, token: make(chan struct{}, 1), asked: make(chan struct{}, 1), ready: make(chan struct{}),
+		cfg: cfg, token: make(chan struct{}, 1), asked: make(chan struct{}, 1), seek: make(chan struct{}, 1),
+		ready: make(chan struct{}),
 		work: map[manifest.Name]report.Activity{}, counters: newCounters(),
 	}, nil
 }
@@ -98,18 +101,37 @@ func (a *Agent) poke() {
 
 // postNow is post for somebody who waits.
 func (a *Agent) postNow(fn func(*loop)) bool {
-	ok := a.post(fn)
-	a.hurry()
-	return ok
+	a.endRest() // before there is a token: one that is taken at once would be followed by another, and a turn for nothing
+	return a.post(fn)
+}
+
+// postLook has the deciding goroutine run fn and begin to look at the source at once. It looks at the rest when that has ended:
+// what it would find before is of no use to who asks.
+func (a *Agent) postLook(fn func(*loop)) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.running {
+		return false
+	}
+	a.looks = append(a.looks, fn)
+	select {
+	case a.seek <- struct{}{}:
+	default:
+	}
+	return true
 }
 
 // hurry is poke for what is not to be put off.
 func (a *Agent) hurry() {
+	a.endRest()
+	a.poke()
+}
+
+func (a *Agent) endRest() {
 	select {
 	case a.asked <- struct{}{}:
 	default:
 	}
-	a.poke()
 }
 
 // post has the deciding goroutine run fn before it looks again. It reports whether there is one.
@@ -129,6 +151,14 @@ func (a *Agent) drain() []func(*loop) {
 	defer a.mu.Unlock()
 	fns := a.inbox
 	a.inbox = nil
+	return fns
+}
+
+func (a *Agent) drainLooks() []func(*loop) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fns := a.looks
+	a.looks = nil
 	return fns
 }
 

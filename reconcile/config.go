@@ -62,6 +62,9 @@ type Config struct {
 	Facts   plan.Facts
 	Policy  plan.Policy
 
+	// Expect is told of a commit that was not read before as soon as it is seen: containers may be to be started soon. It must
+	// return at once. Nil: nobody needs to know.
+	Expect func(ctx context.Context)
 	// TakenPorts lists the ports of this server that others than the instance have. It is called before a port is to be
 	// published. Nil: none are known.
 	TakenPorts func(ctx context.Context) ([]plan.TakenPort, error)

@@ -53,6 +53,17 @@ func (l *loop) startFetch(ctx context.Context) {
 	})
 }
 
+// lookAtSource begins a look that somebody asked for.
+func (l *loop) lookAtSource(ctx context.Context) {
+	for _, fn := range l.a.drainLooks() {
+		fn(l)
+	}
+	l.startFetch(ctx)
+	if l.dirty { // what had failed may be tried again at once, whether the source can be read or not
+		l.a.poke()
+	}
+}
+
 // look fetches, and loads the commit unless it is known.
 func (a *Agent) look(ctx context.Context, known, accepted string) fetched {
 	rev, err := a.cfg.Source.Fetch(ctx)
@@ -62,6 +73,9 @@ func (a *Agent) look(ctx context.Context, known, accepted string) fetched {
 	got := fetched{rev: rev}
 	if rev.Commit == known {
 		return got
+	}
+	if a.cfg.Expect != nil {
+		a.cfg.Expect(ctx)
 	}
 	tree, err := a.cfg.Source.Tree(ctx, rev.Commit)
 	if err != nil {

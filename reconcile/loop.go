@@ -103,6 +103,9 @@ func (l *loop) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.a.seek:
+			l.lookAtSource(ctx)
+			continue
 		case <-l.a.token:
 		case <-timer.C:
 		}
@@ -118,7 +121,7 @@ func (l *loop) run(ctx context.Context) {
 
 // stop answers what is still asked and writes what is not yet written, after the last step has ended.
 func (l *loop) stop() {
-	for _, fn := range l.a.drain() {
+	for _, fn := range append(l.a.drainLooks(), l.a.drain()...) {
 		fn(l)
 	}
 	l.flush()

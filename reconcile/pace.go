@@ -35,11 +35,16 @@ func (l *loop) rest(ctx context.Context, d time.Duration) bool {
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-l.a.asked:
-	case <-timer.C:
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-l.a.seek:
+			l.lookAtSource(ctx)
+		case <-l.a.asked:
+			return true
+		case <-timer.C:
+			return true
+		}
 	}
-	return true
 }

@@ -2,7 +2,9 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"io/fs"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"reconciler/manifest"
 	"reconciler/reconcile/journal"
 	"reconciler/reconcile/plan"
+	"reconciler/runtime/fake"
 )
 
 // A burst of turns is not held up; turns without end take about a fortieth of the time, and none is longer in coming than the
@@ -54,29 +57,75 @@ func TestPace(t *testing.T) {
 
 // Whoever waits for the node does not wait for it to have rested.
 func TestWhoAsksEndsARest(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	src := &memSource{hints: make(chan struct{}, 1)}
-	src.push("", nil)
-	a := &Agent{token: make(chan struct{}, 1), asked: make(chan struct{}, 1), running: true}
-	a.cfg = Config{Source: src, Load: func(fs.FS, manifest.Revision) (manifest.Set, error) { return manifest.Set{}, nil }}
-	l := &loop{a: a, cfg: a.cfg}
-	for name, wait := range map[string]func(){
-		"sync": func() { _, _ = a.Sync(ctx) },
-		"verb": func() { _, _ = a.Approve(ctx, "") },
-		"commit": func() {
-			l.fetch.wanted = true
-			l.startFetch(ctx)
-		},
+	for name, wait := range map[string]func(context.Context, *loop){
+		"sync": func(ctx context.Context, l *loop) { _, _ = l.a.Sync(ctx) },
+		"verb": func(ctx context.Context, l *loop) { _, _ = l.a.Approve(ctx, "") },
+		"push": func(ctx context.Context, l *loop) { l.a.postLook(func(l *loop) { l.fetch.wanted = true }) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			src := &memSource{hints: make(chan struct{}, 1)}
+			src.push("", nil)
+			a := &Agent{token: make(chan struct{}, 1), asked: make(chan struct{}, 1), seek: make(chan struct{}, 1), running: true}
+			a.cfg = Config{Source: src, Load: func(fs.FS, manifest.Revision) (manifest.Set, error) { return manifest.Set{}, nil }}
+			l := &loop{a: a, cfg: a.cfg}
 			begun := time.Now()
-			go wait()
+			go wait(ctx, l)
 			if goesOn := l.rest(ctx, time.Hour); !goesOn || time.Since(begun) >= time.Hour {
 				t.Errorf("it rested, goes on: %v", goesOn)
 			}
 		})
 	}
+}
+
+// A push or a sync has the source looked at first, and what is here once, when that has ended.
+func TestLooksAtTheSourceFirst(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		var expected atomic.Int32
+		w.cfg.Expect = func(context.Context) { expected.Add(1) }
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		w.wantRunning("web")
+		turns := func(what func()) int {
+			before := w.agent.Counters().ReconcileSeconds.Count
+			what()
+			synctest.Wait()
+			return int(w.agent.Counters().ReconcileSeconds.Count - before)
+		}
+		looks := w.src.looks()
+		if n := turns(func() { w.src.hints <- struct{}{} }); n != 1 || w.src.looks() != looks+1 {
+			t.Errorf("a hint of the source: %d turns, %d looks", n, w.src.looks()-looks)
+		}
+		if n := turns(func() { _, _ = w.agent.Sync(t.Context()) }); n != 1 {
+			t.Errorf("a sync: %d turns", n)
+		}
+		if n := expected.Load(); n != 1 {
+			t.Errorf("told of %d new commits", n)
+		}
+		w.push(containers("", "api", "web"))
+		w.wantRunning("api", "web")
+		if n := expected.Load(); n != 2 {
+			t.Errorf("told of %d new commits", n)
+		}
+	})
+}
+
+// Failed steps are tried again at once for who asks for a sync, though the source cannot be read meanwhile.
+func TestSyncTriesAgainWhileTheSourceHangs(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.rt.Fail(fake.OpStart, rtName("web"), 1, errors.New("not now"))
+		w.push(containers("", "web"))
+		w.start()
+		defer w.stop()
+		synctest.Wait()
+		answer := make(chan struct{})
+		w.src.stall(answer)
+		defer close(answer)
+		go func() { _, _ = w.agent.Sync(t.Context()) }()
+		w.wantRunning("web")
+	})
 }
 
 // Whoever asks for something is not put off by a pause, and what nobody waits for does not end one.

@@ -43,7 +43,7 @@ type syncWaiter struct {
 // their next try are tried at once. The outcome is not an error; an error means that nobody answered.
 func (a *Agent) Sync(ctx context.Context) (SyncResult, error) {
 	w := &syncWaiter{result: make(chan SyncResult, 1)}
-	ok := a.postNow(func(l *loop) {
+	ok := a.postLook(func(l *loop) {
 		l.fetch.wanted = true
 		w.need = l.fetch.started + 1
 		l.syncs = append(l.syncs, w)

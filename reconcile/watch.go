@@ -21,7 +21,7 @@ func (l *loop) watch(ctx context.Context) {
 		})
 	})
 	l.wg.Go(func() {
-		look := func(struct{}) { l.a.postNow(func(l *loop) { l.fetch.wanted = true }) }
+		look := func(struct{}) { l.a.postLook(func(l *loop) { l.fetch.wanted = true }) }
 		follow(ctx, l.cfg.Source.Watch, look, func(err error) {
 			l.log.Warn("cannot watch the source, looking at every poll instead", "error", err)
 		})

@@ -107,6 +107,7 @@ func (a *app) newAgent(verb string, log *slog.Logger) (*reconcile.Agent, error) 
 			}
 			return err
 		},
+		Expect: rt.Expect,
 		TakenPorts: func(ctx context.Context) ([]plan.TakenPort, error) {
 			taken, err := rt.TakenPorts(ctx)
 			return takenPorts(taken), err

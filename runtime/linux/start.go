@@ -65,6 +65,16 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 	return nil
 }
 
+// Expect says that containers may be started soon, so that the kernel can get ready meanwhile. It returns at once, and nothing
+// depends on it.
+func (r *Runtime) Expect(ctx context.Context) {
+	go func() {
+		if client, err := supervisor.Dial(ctx, r.supervisorConfig()); err == nil {
+			r.expect(ctx, client)
+		}
+	}()
+}
+
 // readyFor is about how long the kernel stays ready after a start was begun.
 const readyFor = 50 * time.Millisecond
 

@@ -78,13 +78,13 @@ type dockerd struct {
 
 func (b *bench) startDocker() (_ *dockerd, err error) {
 	d := &dockerd{b: b, dir: filepath.Join(b.dir, "docker")}
-	config, socket, api := filepath.Join(d.dir, "containerd.toml"), filepath.Join(d.dir, "containerd.sock"), filepath.Join(d.dir, "docker.sock")
+	config, socket, api := filepath.Join(d.dir, "containerd.toml"), filepath.Join(runOf(d.dir), "containerd.sock"), filepath.Join(runOf(d.dir), "docker.sock")
 	d.env = []string{"DOCKER_HOST=unix://" + api, "COMPOSE_HTTP_TIMEOUT=600"} // what is slow is to be measured
-	if err = os.MkdirAll(d.dir, 0o755); err != nil {
+	if err = errors.Join(os.MkdirAll(d.dir, 0o755), os.MkdirAll(runOf(d.dir), 0o755)); err != nil {
 		return nil, err
 	}
 	toml := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
-		filepath.Join(d.dir, "containerd"), filepath.Join(d.dir, "containerd-state"), socket)
+		filepath.Join(d.dir, "containerd"), filepath.Join(runOf(d.dir), "containerd"), socket)
 	daemonJSON := filepath.Join(d.dir, "daemon.json")
 	if err = errors.Join(os.WriteFile(config, []byte(toml), 0o644), os.WriteFile(daemonJSON, []byte("{}"), 0o644)); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (b *bench) startDocker() (_ *dockerd, err error) {
 		return askErr == nil
 	}
 	d.self, err = b.startDaemon(answers, "/usr/sbin/dockerd", "--config-file", daemonJSON, "--containerd", socket,
-		"--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(d.dir, "exec"), "--pidfile", filepath.Join(d.dir, "dockerd.pid"),
+		"--data-root", filepath.Join(d.dir, "data"), "--exec-root", filepath.Join(runOf(d.dir), "docker"), "--pidfile", filepath.Join(runOf(d.dir), "dockerd.pid"),
 		"--host", "unix://"+api, "--cgroup-parent", "/"+b.id+"/docker")
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (d *dockerd) stop() error {
 	if d.containerd != nil {
 		errs = append(errs, d.containerd.stop())
 	}
-	_ = os.RemoveAll(d.dir) // what is busy goes with the mount namespace
+	_, _ = os.RemoveAll(d.dir), os.RemoveAll(runOf(d.dir)) // what is busy goes with the mount namespace
 	return errors.Join(errs...)
 }
 

@@ -39,7 +39,7 @@ func (b *bench) pulls() (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(n.dir), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(n.dir), os.RemoveAll(dir), os.RemoveAll(runOf(dir))) }()
 	type puller struct {
 		who, program string
 		env          []string

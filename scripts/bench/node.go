@@ -38,7 +38,7 @@ func (b *bench) newNode(name string) (*node, error) {
 	dir := filepath.Join(b.dir, name)
 	instance := b.id + "-" + name
 	n := &node{b: b, dir: dir, env: []string{
-		"RECONCILER_STATE_DIR=" + filepath.Join(dir, "state"), "RECONCILER_RUN_DIR=" + filepath.Join(dir, "run"),
+		"RECONCILER_STATE_DIR=" + filepath.Join(dir, "state"), "RECONCILER_RUN_DIR=" + runOf(dir),
 		"RECONCILER_INSTANCE=" + instance, "RECONCILER_NODE=node", "RECONCILER_ALLOW_CAPTURE=/bin",
 		"RECONCILER_MAX_REMOVE=100%", // the removal of all is what is measured
 	}}
@@ -99,7 +99,7 @@ func (n *node) stop() error {
 // down takes everything of the instance away.
 func (n *node) down() error {
 	_, _, err := n.reconciler("down", "--volumes", "--yes")
-	return errors.Join(err, n.stop(), os.RemoveAll(n.dir))
+	return errors.Join(err, n.stop(), os.RemoveAll(n.dir), os.RemoveAll(runOf(n.dir)))
 }
 
 func (n *node) reconciler(args ...string) (string, time.Duration, error) {

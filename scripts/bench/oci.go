@@ -17,11 +17,11 @@ import (
 // all are one read-only directory.
 func (b *bench) bundles(who, program string) (err error) {
 	dir := filepath.Join(b.dir, filepath.Base(program))
-	root := filepath.Join(dir, "state")
+	root := runOf(dir)
 	if err = rootfs(filepath.Join(dir, "rootfs")); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(runOf(dir))) }()
 	if _, _, err = b.do(nil, program, "spec", "--bundle", dir); err != nil {
 		return err
 	}

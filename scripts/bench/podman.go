@@ -22,7 +22,7 @@ runtime = "runc"
 network_backend = "netavark"
 network_config_dir = %q
 `, filepath.Join(dir, "networks"))
-	storage := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "graph"), filepath.Join(dir, "run"))
+	storage := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "graph"), runOf(dir))
 	if err = os.MkdirAll(dir, 0o755); err != nil {
 		return nil, "", err
 	}
@@ -44,7 +44,7 @@ func (b *bench) podman() error {
 		return err
 	}
 	do := func(args ...string) (time.Duration, error) { return b.timed(env, "/usr/bin/podman", args...) }
-	defer func() { _ = os.RemoveAll(dir) }() // what is busy goes with the mount namespace
+	defer func() { _, _ = os.RemoveAll(dir), os.RemoveAll(runOf(dir)) }() // what is busy goes with the mount namespace
 	image, err := b.imageFile()
 	if err != nil {
 		return err

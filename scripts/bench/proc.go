@@ -13,6 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// runOf is where who has dir keeps what lives no longer than the machine: below /run, which is in memory, as where nobody says
+// otherwise.
+func runOf(dir string) string { return filepath.Join("/run", filepath.Base(dir)) }
+
 // pidsOf returns the processes of this pid namespace with one of these names, as the kernel keeps them: 15 bytes.
 func pidsOf(names ...string) ([]int, error) {
 	comms, err := filepath.Glob("/proc/[0-9]*/comm")

@@ -48,7 +48,7 @@ func New(cfg Config) (*Agent, error) {
 	return &Agent{
 		cfg: cfg, token: make(chan struct{}, 1), asked: make(chan struct{}, 1), seek: make(chan struct{}, 1),
 		ready: make(chan struct{}),
-		work: map[manifest.Name]report.Activity{}, counters: newCounters(),
+		work:  map[manifest.Name]report.Activity{}, counters: newCounters(),
 	}, nil
 }
 

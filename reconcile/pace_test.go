@@ -60,7 +60,7 @@ func TestWhoAsksEndsARest(t *testing.T) {
 	for name, wait := range map[string]func(context.Context, *loop){
 		"sync": func(ctx context.Context, l *loop) { _, _ = l.a.Sync(ctx) },
 		"verb": func(ctx context.Context, l *loop) { _, _ = l.a.Approve(ctx, "") },
-		"push": func(ctx context.Context, l *loop) { l.a.postLook(func(l *loop) { l.fetch.wanted = true }) },
+		"push": func(_ context.Context, l *loop) { l.a.postLook(func(l *loop) { l.fetch.wanted = true }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())

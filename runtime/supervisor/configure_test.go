@@ -48,18 +48,31 @@ func TestConfigureNetwork(t *testing.T) {
 	}
 }
 
-// writeIn writes a file as a process of that network namespace does.
-func writeIn(netns *os.File, path, value string) error {
+// within calls f as a process of that network namespace.
+func within(netns *os.File, f func() error) error {
 	done := make(chan error)
 	go func() {
 		goruntime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET)
 		if err == nil {
-			err = os.WriteFile(path, []byte(value), 0)
+			err = f()
 		}
 		done <- err
 	}()
 	return <-done
+}
+
+func writeIn(netns *os.File, path, value string) error {
+	return within(netns, func() error { return os.WriteFile(path, []byte(value), 0) })
+}
+
+func readIn(netns *os.File, path string) (string, error) {
+	var data []byte
+	err := within(netns, func() (err error) {
+		data, err = os.ReadFile(path)
+		return err
+	})
+	return string(data), err
 }
 
 func inode(t *testing.T, path string) uint64 {
@@ -99,6 +112,45 @@ func TestConfigureFails(t *testing.T) {
 	if got := e.lines(req, LogOptions{}); !slices.Equal(got, []string{"o:it ran"}) {
 		t.Errorf("output %q", got)
 	}
+}
+
+// What process 1 sets of interfaces is set before there are any: what it says of the default would not be theirs otherwise.
+func TestConfigureAfterInterfaceSysctls(t *testing.T) {
+	e := newEnv(t)
+	const name = "/proc/sys/net/ipv4/conf/default/rp_filter"
+	for i := range 5 {
+		id := fmt.Sprint("sysctl", i)
+		spec := e.spec(id, "true")
+		spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.default.rp_filter": "2"}
+		_, err := e.c.Start(e.ctx(), e.bundle(id, spec), func(netns *os.File) error {
+			if set, err := readIn(netns, name); err != nil || set != "2\n" {
+				t.Errorf("configured where %s is %q, %v", name, set, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, waits := range map[string]bool{
+		"net.ipv4.ip_unprivileged_port_start": false, "net.core.somaxconn": false, "kernel.msgmax": false,
+		"net.ipv6.conf.all.disable_ipv6": true, "net.ipv6.neigh.default.gc_thresh3": true, "net/ipv4/conf/eth0/forwarding": true,
+	} {
+		if hasInterfaceSysctl(map[string]string{name: "1"}) != waits {
+			t.Errorf("%s: want %v", name, waits)
+		}
+	}
+}
+
+// The network of a start that fails is given up, and why the start failed is said.
+func TestConfigureWhereTheCommandIsMissing(t *testing.T) {
+	e := newEnv(t)
+	req := e.bundle("missing", e.spec("missing", "/no/such"))
+	_, err := e.c.Start(e.ctx(), req, func(*os.File) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "exec /no/such") || !runtime.IsPermanent(err) {
+		t.Errorf("error is %v", err)
+	}
+	e.nothingLeft(req)
 }
 
 // nothingLeft checks that an undone start left nothing and that nothing of it ran.

@@ -107,7 +107,7 @@ func (c *container) launch(ctx context.Context, configure func(ctx context.Conte
 	}
 	failpoint.Here("launch: a container of libcontainer")
 	c.config = *config
-	if err := c.openOutput(config, spec); err != nil {
+	if err = c.openOutput(config, spec); err != nil {
 		return err
 	}
 	failpoint.Here("launch: its output is kept")

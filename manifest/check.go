@@ -74,16 +74,19 @@ func (c *checker) child(m *yaml.Node, key string) *yaml.Node {
 }
 
 func (c *checker) field(p place) string {
-	segments := slices.Clone(c.d.path)
+	out := make(fieldPath, 0, 64)
+	for _, s := range c.d.path {
+		out.add(s)
+	}
 	for _, step := range p {
 		switch s := step.(type) {
 		case string:
-			segments = append(segments, segment{key: s})
+			out.add(segment{key: s})
 		case int:
-			segments = append(segments, segment{index: s})
+			out.add(segment{index: s})
 		}
 	}
-	return fieldPath(segments)
+	return string(out)
 }
 
 func (c *checker) problem(p place, format string, args ...any) {
@@ -164,9 +167,18 @@ func (c *checker) labelKey(p place, key string) {
 
 // validToken is Kubernetes' rule for the value of a label.
 func validToken(s string) bool {
-	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	return s != "" && len(s) <= 63 && strings.Trim(s, alnum+"-_.") == "" &&
-		strings.Contains(alnum, s[:1]) && strings.Contains(alnum, s[len(s)-1:])
+	return s != "" && len(s) <= 63 && isAlnumOr(s, "-_.") && isAlnumOr(s[:1], "") && isAlnumOr(s[len(s)-1:], "")
+}
+
+// isAlnumOr reports whether s is nothing but letters and digits of ASCII and what is in more.
+func isAlnumOr(s, more string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte(more, c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // spec checks everything of a merged spec that needs no other manifest, and rewrites paths to the repository's root.
@@ -259,7 +271,7 @@ func (c *checker) absolute(p place, s string) bool {
 		c.problem(p, "is missing: want an absolute path")
 	case !strings.HasPrefix(s, "/"):
 		c.problem(p, "want an absolute path, not %s", quote(s))
-	case slices.Contains(strings.Split(s, "/"), ".."):
+	case strings.Contains(s, "..") && slices.Contains(strings.Split(s, "/"), ".."):
 		c.problem(p, "must not contain .., as %s does", quote(s))
 	default:
 		return true
@@ -349,6 +361,5 @@ func (c *checker) fileName(p place, s string) {
 }
 
 func validFileName(s string) bool {
-	return s != "" && len(s) <= 253 && s != "." && s != ".." &&
-		strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
+	return s != "" && len(s) <= 253 && s != "." && s != ".." && isAlnumOr(s, "-_.")
 }

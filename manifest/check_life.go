@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,12 +182,21 @@ func (c *checker) dependencies(all []Dependency) {
 
 // fieldKinds returns the kinds that a field of the spec is for, nil for every kind.
 func fieldKinds(types typeCache, field string) []Kind {
+	spec := types.of(reflect.TypeFor[Spec]())
+	if i := slices.Index(spec.names, field); i >= 0 {
+		return spec.fields[i].kinds
+	}
+	return nil
+}
+
+// kindsOf is fieldKinds of a field of the struct owner.
+func kindsOf(owner reflect.Type, field string) []Kind {
 	switch {
 	case field == "onNewNode":
 		return []Kind{KindJob}
-	case slices.Contains(types.names(JobSpec{}), field):
+	case owner == reflect.TypeFor[JobSpec]():
 		return []Kind{KindJob, KindCronJob}
-	case slices.Contains(types.names(CronJobSpec{}), field):
+	case owner == reflect.TypeFor[CronJobSpec]():
 		return []Kind{KindCronJob}
 	default:
 		return nil
@@ -195,10 +205,9 @@ func fieldKinds(types typeCache, field string) []Kind {
 
 // job checks the fields of Job and CronJob, and that no other kind has them.
 func (c *checker) job(s *Spec) {
-	types := c.d.types
-	for _, name := range append(slices.Clone(types.names(JobSpec{})), types.names(CronJobSpec{})...) {
-		if kinds := fieldKinds(types, name); kinds != nil && !slices.Contains(kinds, c.kind) && c.has(at(name)) {
-			c.problem(at(name), "is a field of %s, not of %s", joinKinds(kinds), c.kind)
+	for _, f := range c.d.types.of(reflect.TypeFor[Spec]()).fields {
+		if f.kinds != nil && !slices.Contains(f.kinds, c.kind) && c.has(at(f.name)) {
+			c.problem(at(f.name), "is a field of %s, not of %s", joinKinds(f.kinds), c.kind)
 		}
 	}
 	if c.kind == KindContainer {

@@ -45,6 +45,7 @@ type structInfo struct {
 type fieldInfo struct {
 	name  string
 	index []int
+	kinds []Kind // that a field of the spec is for; nil: for every kind
 }
 
 // nodeDecoder is a type that is written in more than one way.
@@ -65,7 +66,11 @@ func (c typeCache) of(t reflect.Type) *structInfo {
 		if f.Anonymous || name == "" || name == "-" || f.Tag.Get("manifest") == "-" {
 			continue
 		}
-		info.fields = append(info.fields, fieldInfo{name: name, index: f.Index})
+		owner := t
+		if up := len(f.Index) - 1; up > 0 {
+			owner = t.FieldByIndex(f.Index[:up]).Type
+		}
+		info.fields = append(info.fields, fieldInfo{name: name, index: f.Index, kinds: kindsOf(owner, name)})
 		info.names = append(info.names, name)
 	}
 	c[t] = info
@@ -75,28 +80,34 @@ func (c typeCache) of(t reflect.Type) *structInfo {
 func (d *decoder) push(key string) { d.path = append(d.path, segment{key: key}) }
 func (d *decoder) pushIndex(i int) { d.path = append(d.path, segment{index: i}) }
 func (d *decoder) pop()            { d.path = d.path[:len(d.path)-1] }
-func (d *decoder) field() string   { return fieldPath(d.path) }
 
-func fieldPath(path []segment) string {
-	var b strings.Builder
-	for _, s := range path {
-		switch {
-		case s.key == "":
-			b.WriteString("[" + strconv.Itoa(s.index) + "]")
-		case !plainKey(s.key):
-			b.WriteString("[" + strconv.Quote(s.key) + "]")
-		default:
-			if b.Len() > 0 {
-				b.WriteByte('.')
-			}
-			b.WriteString(s.key)
-		}
+func (d *decoder) field() string {
+	out := make(fieldPath, 0, 64)
+	for _, s := range d.path {
+		out.add(s)
 	}
-	return b.String()
+	return string(out)
+}
+
+// fieldPath is a path as it is told: spec.mounts[2].path.
+type fieldPath []byte
+
+func (p *fieldPath) add(s segment) {
+	switch {
+	case s.key == "":
+		*p = append(strconv.AppendInt(append(*p, '['), int64(s.index), 10), ']')
+	case !plainKey(s.key):
+		*p = append(strconv.AppendQuote(append(*p, '['), s.key), ']')
+	default:
+		if len(*p) > 0 {
+			*p = append(*p, '.')
+		}
+		*p = append(*p, s.key...)
+	}
 }
 
 func plainKey(s string) bool {
-	return s != "" && len(s) <= 80 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+	return s != "" && len(s) <= 80 && isAlnumOr(s, "_-")
 }
 
 func (d *decoder) problem(at *yaml.Node, format string, args ...any) {
@@ -202,19 +213,22 @@ func (d *decoder) scalar(n *yaml.Node, want string) (string, bool) {
 
 func (d *decoder) text(n *yaml.Node, v reflect.Value) {
 	enum, closed := reflect.TypeAssert[worder](v)
-	want := "a text"
-	if closed {
-		want = "one of " + strings.Join(enum.words(), ", ")
+	if !closed {
+		if text, ok := d.scalar(n, "a text"); ok {
+			v.SetString(text)
+		}
+		return
 	}
+	words := enum.words()
+	want := "one of " + strings.Join(words, ", ")
 	text, ok := d.scalar(n, want)
-	if !ok {
-		return
+	switch {
+	case !ok:
+	case slices.Contains(words, text):
+		v.SetString(text)
+	default:
+		d.problem(n, "want %s, not %s%s", want, quote(text), d.didYouMean(text, words))
 	}
-	if closed && !slices.Contains(enum.words(), text) {
-		d.problem(n, "want %s, not %s%s", want, quote(text), d.didYouMean(text, enum.words()))
-		return
-	}
-	v.SetString(text)
 }
 
 func (d *decoder) list(n *yaml.Node, v reflect.Value) {
@@ -329,6 +343,3 @@ func (d *decoder) unknownField(name string, known []string) string {
 	}
 	return "unknown field"
 }
-
-// names returns the field names of the struct that example is.
-func (c typeCache) names(example any) []string { return c.of(reflect.TypeOf(example)).names }

@@ -3,7 +3,6 @@ package manifest
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -136,7 +135,7 @@ func settable(p any) reflect.Value { return reflect.ValueOf(p).Elem() }
 
 // decoder returns a decoder for a document; unknown fields go to unknown.
 func (ld *loading) decoder(file string, unknown func(Problem), path ...segment) *decoder {
-	return &decoder{file: file, origins: ld.origins, types: ld.types, report: ld.problems.add, unknown: unknown, full: ld.problems.full, hints: &ld.hints, path: slices.Clone(path)}
+	return &decoder{file: file, origins: ld.origins, types: ld.types, report: ld.problems.add, unknown: unknown, full: ld.problems.full, hints: &ld.hints, path: append(make([]segment, 0, 8), path...)}
 }
 
 // kindOf checks apiVersion and kind; it returns "" and tells why where the document is not ours.

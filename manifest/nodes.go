@@ -128,7 +128,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // validLabel reports whether s is an RFC 1123 label.
 func validLabel(s string) bool {
-	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-' && s[len(s)-1] != '-'
+	return s != "" && len(s) <= 63 && isAlnumOr(s, "-") && strings.ToLower(s) == s && s[0] != '-' && s[len(s)-1] != '-'
 }
 
 // validSubdomain reports whether s is RFC 1123 labels with dots between.

@@ -3,6 +3,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"strconv"
 	"strings"
@@ -88,15 +89,22 @@ func parseQuantity(s string, scale int64, example string) (int64, error) {
 	} else if strings.Trim(number, "+-0123456789.") != "" {
 		return bad()
 	}
+	times, ok := quantityFactor(suffix)
+	switch {
+	case !ok, suffix == "m" && scale == 1:
+		return bad()
+	case suffix == "m":
+		scale = 1 // it is thousandths that are counted
+	}
+	// A whole number, as nearly all are, is exact without fractions.
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil && n >= 0 && n <= math.MaxInt64/times/scale {
+		return n * times * scale, nil
+	}
 	value, ok := new(big.Rat).SetString(number)
 	if !ok || strings.ContainsAny(number, "_/xXbBoOpP") {
 		return bad()
 	}
-	factor, ok := quantityFactor(suffix)
-	if !ok || (suffix == "m" && scale == 1) {
-		return bad()
-	}
-	value.Mul(value, factor).Mul(value, new(big.Rat).SetInt64(scale))
+	value.Mul(value, new(big.Rat).SetInt64(times)).Mul(value, new(big.Rat).SetInt64(scale))
 	if value.Sign() < 0 {
 		return 0, errors.New("must not be negative")
 	}
@@ -110,24 +118,27 @@ func parseQuantity(s string, scale int64, example string) (int64, error) {
 	return num.Int64(), nil
 }
 
-func quantityFactor(suffix string) (*big.Rat, bool) {
+// quantityFactor is what a suffix stands for, but for the thousandth, which is one of what is counted then.
+func quantityFactor(suffix string) (int64, bool) {
 	const decimal, binary = "kMGTPE", "KMGTPE"
 	switch {
-	case suffix == "":
-		return big.NewRat(1, 1), true
-	case suffix == "m":
-		return big.NewRat(1, 1000), true
+	case suffix == "", suffix == "m":
+		return 1, true
 	case len(suffix) == 1 && strings.Contains(decimal, suffix):
 		return power(1000, strings.Index(decimal, suffix)+1), true
-	case len(suffix) == 2 && suffix[1] == 'i' && strings.ContainsRune(binary, rune(suffix[0])):
+	case len(suffix) == 2 && suffix[1] == 'i' && strings.IndexByte(binary, suffix[0]) >= 0:
 		return power(1024, strings.IndexByte(binary, suffix[0])+1), true
 	default:
-		return nil, false
+		return 0, false
 	}
 }
 
-func power(base int64, n int) *big.Rat {
-	return new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(base), big.NewInt(int64(n)), nil))
+func power(base int64, n int) int64 {
+	all := int64(1)
+	for range n {
+		all *= base
+	}
+	return all
 }
 
 // String returns the shortest exact quantity, such as 64Mi or 1500.

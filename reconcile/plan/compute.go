@@ -24,6 +24,7 @@ func Compute(in Input) Plan {
 		c.set = &in.Desired
 	case in.Accepted != nil:
 		c.set = in.Accepted
+		c.want(c.set.Workloads)
 	}
 	if p.Blocked != nil {
 		c.renames = renames{}
@@ -56,21 +57,21 @@ func Compute(in Input) Plan {
 type computation struct {
 	in     Input
 	set    *manifest.Set // what is brought about: the desired set or, while blocked, the accepted one; nil: nothing
-	works  []*work       // sorted by name
+	works  []*work       // those of byName; sorted by name once they are gathered
 	byName map[manifest.Name]*work
 	// observed holds our containers by name, oldest first.
 	observed map[manifest.Name][]*runtime.Status
 	// runs are the containers of CronJobs, by the run's name; crons the CronJobs of set.
-	runs     map[manifest.Name][]*runtime.Status
-	crons    map[manifest.Name]*manifest.Workload
-	desired  map[manifest.Name]*manifest.Workload
-	accepted map[manifest.Name]*manifest.Workload
-	renames  renames
-	cancel   []manifest.Name
-	wake     time.Time
-	proven   []Proof
-	failed   []Failure
-	unready  []manifest.Name
+	runs    map[manifest.Name][]*runtime.Status
+	crons   map[manifest.Name]*manifest.Workload
+	gone    []manifest.Name                      // of observed, that are not desired
+	before  map[manifest.Name]*manifest.Workload // see accepted
+	renames renames
+	cancel  []manifest.Name
+	wake    time.Time
+	proven  []Proof
+	failed  []Failure
+	unready []manifest.Name
 }
 
 // work is one name: what is wanted of it, what is here of it, and what was decided.
@@ -86,10 +87,12 @@ type work struct {
 	step              *Step
 	hold              *Hold
 	done              bool // ran to its end, and is not to be started again
+	placed, ordered   visit
 }
 
 func newComputation(in Input) *computation {
 	c := &computation{in: in, observed: make(map[manifest.Name][]*runtime.Status, len(in.Observed)), runs: map[manifest.Name][]*runtime.Status{}}
+	single := make([]*runtime.Status, 0, len(in.Observed)) // for names that have one, as nearly all
 	for i := range in.Observed {
 		s := &in.Observed[i]
 		if len(s.Spec.Origin) == 0 {
@@ -98,8 +101,11 @@ func newComputation(in Input) *computation {
 		n := manifest.Name{Namespace: s.Spec.Name.Namespace, Name: s.Spec.Name.Name}
 		if _, _, isRun := RunOf(n); isRun {
 			c.runs[n] = append(c.runs[n], s)
+		} else if list := c.observed[n]; len(list) > 0 {
+			c.observed[n] = append(list, s)
 		} else {
-			c.observed[n] = append(c.observed[n], s)
+			single = append(single, s)
+			c.observed[n] = single[len(single)-1 : len(single) : len(single)]
 		}
 	}
 	for _, list := range c.runs {
@@ -108,43 +114,61 @@ func newComputation(in Input) *computation {
 	for _, list := range c.observed {
 		slices.SortFunc(list, compareAge)
 	}
-	c.desired = byName(in.Desired.Workloads)
-	if in.Accepted != nil {
-		c.accepted = byName(in.Accepted.Workloads)
-	}
+	c.want(in.Desired.Workloads)
 	return c
 }
 
-func byName(list []manifest.Workload) map[manifest.Name]*manifest.Workload {
-	out := make(map[manifest.Name]*manifest.Workload, len(list))
+// want makes one work for each name of list, and no others.
+func (c *computation) want(list []manifest.Workload) {
+	c.works, c.byName = make([]*work, 0, len(list)), make(map[manifest.Name]*work, len(list))
 	for i := range list {
-		out[list[i].Name] = &list[i]
+		c.work(list[i].Name).want = &list[i]
 	}
-	return out
 }
 
-// gather makes one work for each name that is wanted or here.
-func (c *computation) gather() {
-	c.byName = make(map[manifest.Name]*work, len(c.set.Workloads))
-	for i := range c.set.Workloads {
-		w := &c.set.Workloads[i]
-		c.byName[w.Name] = &work{name: w.Name, want: w}
+// work returns the work of a name, making it where there is none.
+func (c *computation) work(name manifest.Name) *work {
+	w := c.byName[name]
+	if w == nil {
+		w = &work{name: name}
+		c.byName[name], c.works = w, append(c.works, w)
 	}
-	for name := range c.observed {
-		if c.byName[name] == nil {
-			c.byName[name] = &work{name: name}
+	return w
+}
+
+// wanted returns what is wanted by a name; nil: nothing is.
+func (c *computation) wanted(name manifest.Name) *manifest.Workload {
+	if w := c.byName[name]; w != nil {
+		return w.want
+	}
+	return nil
+}
+
+// accepted returns what was wanted by a name so far; nil: nothing was.
+func (c *computation) accepted(name manifest.Name) *manifest.Workload {
+	if c.before == nil && c.in.Accepted != nil {
+		list := c.in.Accepted.Workloads
+		c.before = make(map[manifest.Name]*manifest.Workload, len(list))
+		for i := range list {
+			c.before[list[i].Name] = &list[i]
 		}
 	}
+	return c.before[name]
+}
+
+// gather adds a work for each name that is here and not wanted, and says what is here of each.
+func (c *computation) gather() {
+	for name := range c.observed {
+		c.work(name)
+	}
 	c.gatherRuns()
-	c.works = make([]*work, 0, len(c.byName))
-	for _, w := range c.byName {
+	for _, w := range c.works {
 		w.past = c.in.History[w.name]
 		if w.ends() {
 			w.keep, w.extra = pick(c.containers(w.name), w.digest())
 		} else {
 			c.sortInstances(w)
 		}
-		c.works = append(c.works, w)
 	}
 	slices.SortFunc(c.works, func(a, b *work) int { return a.name.Compare(b.name) })
 }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"reconciler/manifest"
@@ -46,7 +47,7 @@ func (c *computation) create(w *work) {
 	if from, ok := c.renames.from[w.name]; ok {
 		// What it was called before goes when everything that the new one needs is here.
 		op, reason, remove = OpReplace, "renamed from "+from.Short(), removals(w.extra, c.observed[from])
-	} else if c.accepted[w.name] != nil {
+	} else if c.accepted(w.name) != nil {
 		reason = "missing: it has no container"
 	}
 	if c.unschedulable(w, "is not started") || c.refused(w) || c.gated(w) {
@@ -269,8 +270,8 @@ func (c *computation) stale(w *work, s *runtime.Status, image *runtime.Image) st
 	if now := c.lookedUp(image); now != "" && now != s.ImageDigest && (s.Spec.Image == nil || now != s.Spec.Image.Digest) {
 		return fmt.Sprintf("image %s is a newer one: %s -> %s", image.Ref, abbreviate(s.ImageDigest), abbreviate(now))
 	}
-	for _, name := range sortedKeys(w.want.Secrets) {
-		if c.secretChanged(w, s, name) && manifest.SecretClass(w.want.Spec, name) == manifest.ClassReplace {
+	for _, name := range c.changedSecrets(w, s) {
+		if manifest.SecretClass(w.want.Spec, name) == manifest.ClassReplace {
 			return contentChanged(name)
 		}
 	}
@@ -279,27 +280,33 @@ func (c *computation) stale(w *work, s *runtime.Status, image *runtime.Image) st
 
 func contentChanged(secret string) string { return "content of Secret " + secret + " changed" }
 
-// secretChanged reports whether a Secret's files are known to be others than those that s has.
-func (c *computation) secretChanged(w *work, s *runtime.Status, name string) bool {
-	dir := w.want.Secrets[name].FromDirectory
-	now, had := c.in.SecretDigests[dir], s.Spec.SecretDigests[dir]
-	return now != "" && had != "" && now != had
+// changedSecrets returns the Secrets of w whose files are known to be others than those that s has, sorted.
+func (c *computation) changedSecrets(w *work, s *runtime.Status) (changed []string) {
+	for name, from := range w.want.Secrets {
+		now, had := c.in.SecretDigests[from.FromDirectory], s.Spec.SecretDigests[from.FromDirectory]
+		if now != "" && had != "" && now != had {
+			changed = append(changed, name)
+		}
+	}
+	slices.Sort(changed)
+	return changed
 }
 
 // newSecret says of which Secret the files can be swapped, or were not known when the container was made and now are.
 func (c *computation) newSecret(w *work) string {
-	for _, name := range sortedKeys(w.want.Secrets) {
-		if c.secretChanged(w, w.keep, name) {
-			return contentChanged(name)
+	if changed := c.changedSecrets(w, w.keep); len(changed) > 0 {
+		return contentChanged(changed[0])
+	}
+	var known []string
+	for name, from := range w.want.Secrets {
+		if c.in.SecretDigests[from.FromDirectory] != "" && w.keep.Spec.SecretDigests[from.FromDirectory] == "" {
+			known = append(known, name)
 		}
 	}
-	for _, name := range sortedKeys(w.want.Secrets) {
-		dir := w.want.Secrets[name].FromDirectory
-		if c.in.SecretDigests[dir] != "" && w.keep.Spec.SecretDigests[dir] == "" {
-			return "content of Secret " + name + " is known now"
-		}
+	if len(known) == 0 {
+		return ""
 	}
-	return ""
+	return "content of Secret " + slices.Min(known) + " is known now"
 }
 
 func (c *computation) secretDigests(w *work) map[string]string {

@@ -13,7 +13,7 @@ func (w *work) runs() bool {
 }
 
 // conditionOf returns what of waits for in dep: as it says, else Healthy where dep can tell that, else Started.
-func (c *computation) conditionOf(of manifest.Workload, dep *work) manifest.Condition {
+func (c *computation) conditionOf(of *manifest.Workload, dep *work) manifest.Condition {
 	on := false
 	for _, d := range of.Spec.DependsOn {
 		if name, err := manifest.ParseName(d.Name, of.Name.Namespace); err != nil || name != dep.name {

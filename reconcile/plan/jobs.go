@@ -22,12 +22,12 @@ func (c *computation) gatherRuns() {
 	c.crons = cronsOf(c.set)
 	for name := range c.in.Ledger.Jobs {
 		if _, _, ok := RunOf(name); ok {
-			c.byName[name] = &work{name: name, want: c.runSpec(name)}
+			c.work(name).want = c.runSpec(name)
 		}
 	}
 	for name := range c.runs {
 		if c.byName[name] == nil {
-			c.byName[name] = &work{name: name, want: c.runSpec(name)}
+			c.work(name).want = c.runSpec(name)
 		}
 	}
 }

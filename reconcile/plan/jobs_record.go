@@ -192,8 +192,11 @@ func RunName(cron manifest.Name, at time.Time) manifest.Name {
 // RunOf tells a run's name: of which CronJob, and when it was due; false where it is none.
 func RunOf(name manifest.Name) (cron manifest.Name, at time.Time, ok bool) {
 	base, seconds, found := strings.Cut(name.Name, runMark)
+	if !found {
+		return name, time.Time{}, false
+	}
 	n, err := strconv.ParseInt(seconds, 10, 64)
-	if !found || err != nil {
+	if err != nil {
 		return name, time.Time{}, false
 	}
 	return manifest.Name{Namespace: name.Namespace, Name: base}, time.Unix(n, 0).UTC(), true

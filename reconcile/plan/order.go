@@ -12,7 +12,7 @@ import (
 // names where that leaves a choice; then removals, dependants first. A start whose dependency does not run and is not
 // about to becomes a Hold.
 func (c *computation) order() []Step {
-	o := ordering{c: c, state: map[*work]visit{}}
+	o := ordering{c: c}
 	var gone, renamed []*work
 	for _, w := range c.works {
 		switch {
@@ -55,7 +55,6 @@ func (c *computation) order() []Step {
 
 type ordering struct {
 	c      *computation
-	state  map[*work]visit
 	sorted []*work
 }
 
@@ -72,11 +71,11 @@ const (
 // add adds w's step after those of its dependencies. A circle, which no valid manifest has, is cut where it is
 // entered.
 func (o *ordering) add(w *work) {
-	if o.state[w] != 0 {
+	if w.ordered != 0 {
 		return
 	}
-	o.state[w] = visiting
-	defer func() { o.state[w] = visited }()
+	w.ordered = visiting
+	defer func() { w.ordered = visited }()
 	if w.want == nil {
 		return
 	}
@@ -98,11 +97,11 @@ func (o *ordering) add(w *work) {
 }
 
 // bringsAbout returns what w's step starts, which is what ran before where that is kept alive; else what is wanted.
-func (w *work) bringsAbout() manifest.Workload {
+func (w *work) bringsAbout() *manifest.Workload {
 	if w.step != nil && w.step.starts() {
-		return w.step.Workload
+		return &w.step.Workload
 	}
-	return *w.want
+	return w.want
 }
 
 // starts reports whether a step ends with a container being started.
@@ -115,7 +114,7 @@ func (s Step) starts() bool {
 func (o *ordering) await(w *work, names []manifest.Name) {
 	c := o.c
 	for _, name := range names {
-		if o.state[c.byName[name]] == visiting {
+		if dep := c.byName[name]; dep != nil && dep.ordered == visiting {
 			continue // a circle
 		}
 		switch why, until, coming := c.missing(w, name); {
@@ -168,7 +167,7 @@ func (c *computation) missing(w *work, name manifest.Name) (why string, until ti
 }
 
 // dependencies returns the names that w depends on, sorted, each once.
-func dependencies(w manifest.Workload) []manifest.Name {
+func dependencies(w *manifest.Workload) []manifest.Name {
 	other, shares := w.Spec.Network.SharedWith()
 	if len(w.Spec.DependsOn) == 0 && !shares {
 		return nil
@@ -228,5 +227,5 @@ func (c *computation) formerDependencies(w *work) []manifest.Name {
 	if err != nil {
 		return nil
 	}
-	return dependencies(old)
+	return dependencies(&old)
 }

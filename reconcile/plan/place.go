@@ -16,7 +16,7 @@ func (c *computation) place() {
 	if !slices.ContainsFunc(c.works, (*work).claims) {
 		return
 	}
-	p := &placement{c: c, state: make(map[*work]visit, len(c.works)), room: c.newRoom(), ports: c.newPorts()}
+	p := &placement{c: c, room: c.newRoom(), ports: c.newPorts()}
 	for _, w := range c.works {
 		if w.claims() && c.isUnderway(w) {
 			p.ports.take(w) // as room has what they need already
@@ -25,13 +25,13 @@ func (c *computation) place() {
 	for _, w := range c.works {
 		p.add(w)
 		for _, b := range p.bound {
-			delete(p.state, b)
+			b.placed = 0
 		}
 		p.bound = nil
 	}
 	p.last = true
 	for _, w := range c.works {
-		if p.state[w] == 0 && w.claims() && !c.isUnderway(w) {
+		if w.placed == 0 && w.claims() && !c.isUnderway(w) {
 			p.settle(w) // one of a circle of dependencies, which no valid manifest has
 		}
 	}
@@ -43,7 +43,6 @@ func (w *work) claims() bool { return w.step != nil && (w.step.starts() || w.ste
 // placement is one run of place.
 type placement struct {
 	c     *computation
-	state map[*work]visit
 	bound []*work // waits for one that is being looked at, and is looked at again after that one
 	last  bool    // nobody is waited for any more
 	room  *room
@@ -52,24 +51,24 @@ type placement struct {
 
 // add looks at w after everything that it depends on.
 func (p *placement) add(w *work) {
-	if p.state[w] != 0 {
+	if w.placed != 0 {
 		return
 	}
-	p.state[w] = visiting
+	w.placed = visiting
 	missing, circle := p.addDependencies(w)
 	starts := w.step != nil && w.step.starts()
 	switch {
 	case starts && circle:
-		p.state[w] = bound
+		w.placed = bound
 		p.bound = append(p.bound, w)
 		return
 	case starts && missing:
-		p.state[w] = stalled
+		w.placed = stalled
 		return
 	case w.claims() && !p.c.isUnderway(w):
 		p.settle(w)
 	}
-	p.state[w] = visited
+	w.placed = visited
 }
 
 // addDependencies reports whether one of w's dependencies is neither there nor coming, and whether one is being looked at:
@@ -81,8 +80,8 @@ func (p *placement) addDependencies(w *work) (missing, circle bool) {
 	for _, name := range dependencies(w.bringsAbout()) {
 		if dep := p.c.byName[name]; dep != nil {
 			p.add(dep)
-			circle = circle || p.state[dep] == visiting || p.state[dep] == bound
-			missing = missing || p.state[dep] == stalled && !dep.runs()
+			circle = circle || dep.placed == visiting || dep.placed == bound
+			missing = missing || dep.placed == stalled && !dep.runs()
 		}
 		why, _, coming := p.c.missing(w, name)
 		missing = missing || why != "" && !coming

@@ -104,7 +104,7 @@ func (p *ports) conflict(pl *placement, w *work) string {
 				if !slices.Contains(w.step.After, h.name) {
 					w.step.After = append(w.step.After, h.name)
 				}
-			case pl.state[pl.c.byName[h.name]] == visiting:
+			case pl.visits(h):
 				return fmt.Sprintf("wants port %s of this server, which %s has, who waits for %s in turn: take the port away from one of them in a commit before",
 					describePort(port), h.name.Short(), w.name.Short())
 			case pl.movesAway(h, port):
@@ -128,7 +128,7 @@ func (p *placement) givesUp(h holder, port runtime.Port) bool {
 	}
 	p.add(w)
 	switch {
-	case p.state[w] != visited: // it waits for that port in turn, or for something that is not there
+	case w.placed != visited: // it waits for that port in turn, or for something that is not there
 		return false
 	case w.step == nil:
 		return false
@@ -140,6 +140,12 @@ func (p *placement) givesUp(h holder, port runtime.Port) bool {
 	default:
 		return false
 	}
+}
+
+// visits reports whether what has a port is being looked at.
+func (p *placement) visits(h holder) bool {
+	w := p.c.byName[h.name]
+	return w != nil && w.placed == visiting
 }
 
 // movesAway reports whether what has a port keeps it only for as long as an update that gives it up may be gone back from.

@@ -17,29 +17,29 @@ type renames struct {
 // findRenames pairs what is here and not desired any more with what is desired and not here. Only those are compared,
 // so that an unchanged set costs nothing.
 func (c *computation) findRenames() {
-	var gone, come []manifest.Name
 	for name := range c.observed {
-		if c.desired[name] == nil {
-			gone = append(gone, name)
+		if c.wanted(name) == nil {
+			c.gone = append(c.gone, name)
 		}
 	}
-	if len(gone) == 0 {
+	if len(c.gone) == 0 {
 		return
 	}
-	for name := range c.desired {
+	var come []manifest.Name
+	for name := range c.byName {
 		if c.observed[name] == nil {
 			come = append(come, name)
 		}
 	}
-	slices.SortFunc(gone, manifest.Name.Compare)
+	slices.SortFunc(c.gone, manifest.Name.Compare)
 	slices.SortFunc(come, manifest.Name.Compare)
 	c.renames = renames{to: map[manifest.Name]manifest.Name{}, from: map[manifest.Name]manifest.Name{}}
 	byContent := map[string][]manifest.Name{}
 	for _, name := range come {
-		key := contentOf(*c.desired[name])
+		key := contentOf(*c.wanted(name))
 		byContent[key] = append(byContent[key], name)
 	}
-	for _, name := range gone {
+	for _, name := range c.gone {
 		old, ok := c.formerly(name)
 		if !ok {
 			continue
@@ -54,7 +54,7 @@ func (c *computation) findRenames() {
 
 // formerly returns what a name that is gone was: as accepted, else as its newest container says.
 func (c *computation) formerly(name manifest.Name) (manifest.Workload, bool) {
-	if w := c.accepted[name]; w != nil {
+	if w := c.accepted(name); w != nil {
 		return *w, true
 	}
 	here := c.observed[name]

@@ -20,7 +20,7 @@ func StopOrder(observed []runtime.Status) []Stop {
 		if err != nil {
 			continue
 		}
-		for _, name := range dependencies(w) {
+		for _, name := range dependencies(&w) {
 			dependants[name] = append(dependants[name], i)
 		}
 	}

@@ -68,6 +68,7 @@ type Source struct {
 
 	// fetching is held by whoever changes the clone or looks for a new revision.
 	fetching sync.Mutex
+	listings listings
 
 	mu        sync.Mutex
 	head      manifest.Revision // the last one that Fetch returned

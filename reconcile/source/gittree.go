@@ -21,15 +21,17 @@ type gitTree struct {
 	store   *store
 	top     plumbing.Hash
 	time    time.Time
+	kept    *listings   // of the source
 	damaged func(error) // told of ErrCorrupt
 
 	mu   sync.Mutex
 	dirs map[plumbing.Hash][]node
 }
 
-func newGitTree(s *store, c *object.Commit, damaged func(error)) *gitTree {
+func newGitTree(s *store, c *object.Commit, kept *listings, damaged func(error)) *gitTree {
+	kept.turn(c.TreeHash)
 	return &gitTree{
-		store: s, top: c.TreeHash, time: c.Committer.When.UTC(), damaged: damaged,
+		store: s, top: c.TreeHash, time: c.Committer.When.UTC(), kept: kept, damaged: damaged,
 		dirs: make(map[plumbing.Hash][]node),
 	}
 }
@@ -53,7 +55,21 @@ func (t *gitTree) list(dir node) ([]node, error) {
 	if nodes, ok := t.dirs[dir.hash]; ok {
 		return nodes, nil
 	}
-	entries, err := t.store.tree(dir.hash)
+	nodes, ok := t.kept.find(dir.hash)
+	if !ok {
+		var err error
+		if nodes, err = t.read(dir.hash); err != nil {
+			return nil, err
+		}
+		t.kept.add(dir.hash, nodes)
+	}
+	t.dirs[dir.hash] = nodes
+	return nodes, nil
+}
+
+// read lists a directory from the object store.
+func (t *gitTree) read(dir plumbing.Hash) ([]node, error) {
+	entries, err := t.store.tree(dir)
 	if err != nil {
 		return nil, t.check(err)
 	}
@@ -72,7 +88,6 @@ func (t *gitTree) list(dir node) ([]node, error) {
 			return nil, fmt.Errorf("malformed commit: directory has two entries named %q", nodes[i].name)
 		}
 	}
-	t.dirs[dir.hash] = nodes
 	return nodes, nil
 }
 

@@ -181,7 +181,7 @@ func (s *Source) open(ctx context.Context, commit string) (*treeFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newFS(newGitTree(st, c, s.noteDamage)), nil
+	return newFS(newGitTree(st, c, &s.listings, s.noteDamage)), nil
 }
 
 // commitFor returns a commit whose tree is here too, and gets both where the clone is damaged or too shallow.

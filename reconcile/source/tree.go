@@ -216,9 +216,10 @@ func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}
-	out := make([]fs.DirEntry, len(nodes))
+	out, all := make([]fs.DirEntry, len(nodes)), make([]dirEntry, len(nodes))
 	for i, e := range nodes {
-		out[i] = &dirEntry{fsys: f, node: e, dir: name}
+		all[i] = dirEntry{fsys: f, node: e, dir: name}
+		out[i] = &all[i]
 	}
 	return out, nil
 }

@@ -6,6 +6,25 @@ import (
 	"encoding/json"
 )
 
+// digesters is how many digests are made at a time.
+const digesters = 4
+
+// digestAll gives those of list their digests that fresh names.
+func digestAll(list []Workload, fresh []int) {
+	done := make(chan struct{})
+	for k := range digesters {
+		go func() {
+			for _, i := range fresh[len(fresh)*k/digesters : len(fresh)*(k+1)/digesters] {
+				list[i].Digest = list[i].digest()
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range digesters {
+		<-done
+	}
+}
+
 // digest identifies w. Content of Configs goes in as digests of its own, so that a large one is not copied.
 func (w Workload) digest() string {
 	w.Source, w.Digest = Position{}, ""

@@ -232,8 +232,16 @@ func (ld *loading) sets(rev Revision) []Set {
 		set := Set{Revision: rev, Node: t.node, NodeKnown: t.known, Workloads: make([]Workload, 0, len(t.selected))}
 		slices.SortStableFunc(t.selected, func(a, b *variant) int { return a.workload.Name.Compare(b.workload.Name) })
 		ld.checkTarget(t)
-		for _, v := range t.selected {
+		var fresh []int
+		for i, v := range t.selected {
 			set.Workloads = append(set.Workloads, ld.complete(v, t.node))
+			if !v.whole {
+				fresh = append(fresh, i)
+			}
+		}
+		digestAll(set.Workloads, fresh)
+		for _, i := range fresh {
+			ld.completed(t.selected[i], set.Workloads[i])
 		}
 		out = append(out, set)
 	}

@@ -204,7 +204,7 @@ func cycle(names []Name) string {
 	return strings.Join(words, " -> ")
 }
 
-// complete returns the workload of v for a node, with everything that it refers to inside.
+// complete returns the workload of v for a node, with everything that it refers to inside; where that is new, without digest.
 func (ld *loading) complete(v *variant, node Node) Workload {
 	if !v.finished {
 		v.finished = true
@@ -216,7 +216,8 @@ func (ld *loading) complete(v *variant, node Node) Workload {
 	if v.whole {
 		return v.workload
 	}
-	w, onNode := v.workload, false
+	w := v.workload
+	w.NodeEnv, w.Digest = nil, ""
 	for _, r := range v.refs {
 		key, value := NodeEnvName, node.Name
 		switch r.kind {
@@ -226,16 +227,19 @@ func (ld *loading) complete(v *variant, node Node) Workload {
 		default:
 			continue
 		}
-		if !onNode {
-			onNode, w.NodeEnv = true, make(map[string]string)
+		if w.NodeEnv == nil {
+			w.NodeEnv = make(map[string]string)
 		}
 		w.NodeEnv[key] = value
 	}
-	w.Digest = w.digest()
-	if !onNode || ld.cache != nil { // with a cache there is one node
+	return w
+}
+
+// completed keeps w, which is that of v for a node and has its digest.
+func (ld *loading) completed(v *variant, w Workload) {
+	if w.NodeEnv == nil || ld.cache != nil { // with a cache there is one node
 		v.workload, v.whole = w, true
 	}
-	return w
 }
 
 // resolve puts the Configs and Secrets that v uses into its workload: of a Config only the keys that are used, so that

@@ -70,7 +70,10 @@ func (ld *loading) workload(file string, doc *yaml.Node, size int, kind Kind) {
 		ld.unknownFields(unknown, true)
 		return
 	}
-	var choice workloadSpec
+	var choice struct {
+		NodeSelector map[string]Strings
+		Overrides    []override
+	}
 	// Everything else of the spec is decoded below, once for each variant.
 	sd := ld.decoder(file, func(p Problem) { unknown = append(unknown, p) }, segment{key: "spec"})
 	sd.entry(spec, "nodeSelector", settable(&choice.NodeSelector))
@@ -169,7 +172,7 @@ func (ld *loading) overrides(c checker, all []override, used []bool) bool {
 
 // lenient checks a spec that is selected nowhere: unknown fields, which may be newer than this release, are warnings.
 func (ld *loading) lenient(file string, spec *yaml.Node) {
-	var s workloadSpecFields
+	s := workloadSpecFields{Spec: new(Spec)}
 	d := ld.decoder(file, ld.problems.warn, segment{key: "spec"})
 	d.value(spec, settable(&s))
 }
@@ -178,20 +181,19 @@ func (ld *loading) lenient(file string, spec *yaml.Node) {
 type workloadSpecFields struct {
 	NodeSelector rawNode `json:"nodeSelector,omitzero"`
 	Overrides    rawNode `json:"overrides,omitzero"`
-	Spec
+	*Spec
 }
 
 // variant decodes and checks one way that a manifest comes out.
 func (ld *loading) variant(file string, doc, spec *yaml.Node, w Workload) *variant {
 	d := ld.decoder(file, ld.problems.add, segment{key: "spec"})
-	var fields workloadSpecFields
-	d.value(spec, settable(&fields))
-	w.Spec = fields.Spec
 	v := &variant{workload: w, position: w.Source}
+	fields := workloadSpecFields{Spec: &v.workload.Spec}
+	d.value(spec, settable(&fields))
 	if n := child(child(doc, "metadata"), "name"); n != nil {
 		v.position = d.position(n)
 	}
-	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree, profile: ld.profile}
+	c := checker{d: d, root: spec, kind: w.Kind, namespace: w.Name.Namespace, tree: ld.tree, profile: ld.profile, refs: make([]reference, 0, 8)}
 	c.spec(&v.workload.Spec)
 	v.refs = c.refs
 	return v

@@ -31,6 +31,7 @@ func Compute(in Input) Plan {
 	}
 	if c.set != nil { // else nothing was ever accepted, and there is nothing to keep alive
 		c.gather()
+		c.lowerAhead()
 		for _, w := range c.works {
 			c.decide(w)
 		}
@@ -171,6 +172,22 @@ func (c *computation) gather() {
 		}
 	}
 	slices.SortFunc(c.works, func(a, b *work) int { return a.name.Compare(b.name) })
+}
+
+// lowerAhead lowers what is certain to be made anew, as far as one name can tell.
+func (c *computation) lowerAhead() {
+	var list []*manifest.Workload
+	for _, w := range c.works {
+		if w.want == nil || w.keep != nil || w.ends() || w.past != (History{}) || c.set.Node.Unschedulable || !c.in.Lowered.lacks(w.want) {
+			continue
+		}
+		if refusal, _ := Refuse(*w.want, c.in.Facts, c.in.Policy); refusal == "" {
+			list = append(list, w.want)
+		}
+	}
+	if len(list) > 1 {
+		c.in.Lowered.ahead(list)
+	}
 }
 
 // wakeIn makes the next plan be made after d at the latest.

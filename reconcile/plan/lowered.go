@@ -10,7 +10,7 @@ import (
 // workload: its digest and its place in the repository stand for all of it. It is as large as what the last two plans needed.
 // The zero value is empty.
 type Lowered struct {
-	now, before map[loweredKey]runtime.Spec
+	now, before map[loweredKey]*runtime.Spec
 }
 
 type loweredKey struct {
@@ -21,8 +21,44 @@ type loweredKey struct {
 // turn begins a plan: what the one before the last needed goes.
 func (l *Lowered) turn() {
 	if l != nil {
-		l.now, l.before = map[loweredKey]runtime.Spec{}, l.now
+		l.now, l.before = map[loweredKey]*runtime.Spec{}, l.now
 	}
+}
+
+// lowerers is how many workloads are lowered at a time.
+const lowerers = 4
+
+// ahead lowers list several at a time: of the first plan of a new server, that is most of the work. What cannot be lowered is
+// left to spec.
+func (l *Lowered) ahead(list []*manifest.Workload) {
+	specs, done := make([]*runtime.Spec, len(list)), make(chan struct{})
+	for k := range lowerers {
+		go func() {
+			for i := len(list) * k / lowerers; i < len(list)*(k+1)/lowerers; i++ {
+				if s, err := Lower(*list[i]); err == nil {
+					specs[i] = &s
+				}
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range lowerers {
+		<-done
+	}
+	for i, w := range list {
+		if specs[i] != nil {
+			l.now[loweredKey{w.Digest, w.Source}] = specs[i]
+		}
+	}
+}
+
+// lacks reports whether w is to be lowered, where it is needed.
+func (l *Lowered) lacks(w *manifest.Workload) bool {
+	if l == nil || w.Digest == "" {
+		return false
+	}
+	key := loweredKey{w.Digest, w.Source}
+	return l.now[key] == nil && l.before[key] == nil
 }
 
 // spec is Lower. What it returns is shared: nothing that it points at may be written.
@@ -31,16 +67,17 @@ func (l *Lowered) spec(w manifest.Workload) (runtime.Spec, error) {
 		return Lower(w)
 	}
 	key := loweredKey{w.Digest, w.Source}
-	if s, ok := l.now[key]; ok {
-		return s, nil
+	if s := l.now[key]; s != nil {
+		return *s, nil
 	}
-	s, ok := l.before[key]
-	if !ok {
-		var err error
-		if s, err = Lower(w); err != nil {
-			return s, err
+	s := l.before[key]
+	if s == nil {
+		fresh, err := Lower(w)
+		if err != nil {
+			return fresh, err
 		}
+		s = &fresh
 	}
 	l.now[key] = s
-	return s, nil
+	return *s, nil
 }

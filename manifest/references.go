@@ -9,26 +9,31 @@ import (
 
 // checkTarget checks what depends on everything that one node was given: names, dependencies, volumes, labels.
 func (ld *loading) checkTarget(t *target) {
-	byName := make(map[Name]*variant, len(t.selected))
-	for _, v := range t.selected {
+	var before *variant            // the first of its name
+	for _, v := range t.selected { // sorted by name
 		name := v.workload.Name
-		if before, ok := byName[name]; ok && name.Name != "" {
+		if before != nil && name == before.workload.Name && name.Name != "" {
 			ld.problems.addOn(Problem{Position: v.position, Field: "metadata.name", Message: fmt.Sprintf("the name %s stands twice: also at %s", name, before.workload.Source)}, t.node.Name)
 			continue
 		}
-		byName[name] = v
+		before = v
 	}
+	var byName map[Name]*variant // where somebody depends on somebody
 	published := make(claims[*variant])
-	first, second := make(map[Name]*variant), make(map[Name]*variant) // of those that use a volume
-	mounted := make(map[Name]*reference)                              // where a volume is named first
+	volumes, shared := make(map[Name]*volumeUse), false
 	for _, v := range t.selected {
 		for i := range v.refs {
 			r := v.refs[i]
 			switch r.kind {
-			case refDependsOn:
-				ld.checkDependency(t, v, r, byName)
-			case refNetwork:
-				ld.checkNetwork(t, v, r, byName)
+			case refDependsOn, refNetwork:
+				if byName == nil {
+					byName = t.byName()
+				}
+				if r.kind == refNetwork {
+					ld.checkNetwork(t, v, r, byName)
+				} else {
+					ld.checkDependency(t, v, r, byName)
+				}
 			case refHostPort:
 				if other, taken := published.claim(r.hostPort, v); taken {
 					ld.tellOn(t, r, "the port %s is published by %s too", r.hostPort, other.workload.Name)
@@ -38,20 +43,42 @@ func (ld *loading) checkTarget(t *target) {
 					ld.tellOn(t, r, "the node has no label %s%s", quote(r.name), didYouMean(r.name, sortedKeys(t.node.Labels)))
 				}
 			case refVolume:
-				ld.checkVolumeSize(t, v.volume(r), &v.refs[i], mounted)
-				if name := v.volume(r); first[name] == nil {
-					first[name] = v
-				} else if first[name] != v && second[name] == nil {
-					second[name] = v
+				use := volumes[v.volume(r)]
+				if use == nil {
+					volumes[v.volume(r)] = &volumeUse{first: v, at: &v.refs[i]}
+					continue
+				}
+				if valueOf(use.at.size) != valueOf(r.size) {
+					ld.tellOn(t, r, "the volume has another size at %s: write the same at every mount of it", use.at.position)
+				}
+				if use.first != v && use.second == nil {
+					use.second, shared = v, true
 				}
 			case refConfig, refConfigEnv, refSecret, refNodeName:
 			}
 		}
 	}
-	if len(second) > 0 {
-		ld.checkVolumes(t, first, second)
+	if shared {
+		ld.checkVolumes(t, volumes)
 	}
-	ld.checkCycles(t, byName)
+	if byName != nil {
+		ld.checkCycles(t, byName)
+	}
+}
+
+// byName returns what is selected by name: of several with one name, which is told, the first.
+func (t *target) byName() map[Name]*variant {
+	out := make(map[Name]*variant, len(t.selected))
+	for _, v := range slices.Backward(t.selected) {
+		out[v.workload.Name] = v
+	}
+	return out
+}
+
+// volumeUse is who uses a volume: two of them, and where it is named first.
+type volumeUse struct {
+	first, second *variant
+	at            *reference
 }
 
 func (ld *loading) tell(r reference, format string, args ...any) {
@@ -135,28 +162,16 @@ func (v *variant) volume(r reference) Name {
 	return Name{Namespace: v.workload.Name.Namespace, Name: r.name}
 }
 
-// checkVolumeSize wants every mount of a volume to say the same size as the first one.
-func (ld *loading) checkVolumeSize(t *target, name Name, r *reference, mounted map[Name]*reference) {
-	before, ok := mounted[name]
-	if !ok {
-		mounted[name] = r
-		return
-	}
-	if valueOf(before.size) != valueOf(r.size) {
-		ld.tellOn(t, *r, "the volume has another size at %s: write the same at every mount of it", before.position)
-	}
-}
-
 // checkVolumes wants a volume of two workloads to say shared on every mount of it.
-func (ld *loading) checkVolumes(t *target, first, second map[Name]*variant) {
+func (ld *loading) checkVolumes(t *target, volumes map[Name]*volumeUse) {
 	for _, v := range t.selected {
 		for _, r := range v.refs {
-			if r.kind != refVolume || r.shared || second[v.volume(r)] == nil {
+			if r.kind != refVolume || r.shared || volumes[v.volume(r)].second == nil {
 				continue
 			}
-			other := first[v.volume(r)]
+			other := volumes[v.volume(r)].first
 			if other == v {
-				other = second[v.volume(r)]
+				other = volumes[v.volume(r)].second
 			}
 			ld.tellOn(t, r, "the volume belongs to %s too: write shared: true at every mount of it, or use another name", other.workload.Name)
 		}

@@ -68,6 +68,7 @@ func (r *Runtime) Start(ctx context.Context, id runtime.ID) error {
 // Expect says that containers may be started soon, so that the kernel can get ready meanwhile. It returns at once, and nothing
 // depends on it. The kernel may have come to rest again by a start, which says so too: that is cheap where it has not.
 func (r *Runtime) Expect(ctx context.Context) {
+	r.rest.Worked() // to read the commit is work already
 	go func() {
 		if client, err := supervisor.Dial(ctx, r.supervisorConfig()); err == nil {
 			_ = client.Expect(ctx)

@@ -15,6 +15,7 @@ import (
 	"reconciler/reconcile/plan"
 	"reconciler/reconcile/source"
 	"reconciler/runtime"
+	"reconciler/runtime/calm"
 )
 
 // manifestSizes are the numbers of manifests that load and plan are measured with; the last is the row's.
@@ -102,6 +103,7 @@ func (b *bench) manifestsFor(n, share int) (err error) {
 type planner struct {
 	src    *source.Source
 	loader manifest.Loader
+	rest   calm.Rester
 	in     plan.Input
 	ids    int
 }
@@ -116,7 +118,8 @@ func (p *planner) plan() (took float64, steps []plan.Step, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	goruntime.GC() // what came before is not for this one to clean up
+	p.rest.Worked() // as the agent's runtime, which is told of a new commit
+	goruntime.GC()  // what came before is not for this one to clean up
 	began := time.Now()
 	set, err := p.loader.Load(tree, rev, manifest.Node{Name: "n0"})
 	if err != nil {

@@ -349,6 +349,10 @@ func convergesAfter(w *world, moves []int) string {
 	_ = w.agent.Resume(w.t.Context())
 	_, _ = w.agent.Approve(w.t.Context(), w.src.head())
 	after(15 * time.Minute)
+	for _, n := range names { // an update whose container was killed right after its start is taken back until somebody says so
+		_ = w.agent.Retry(w.t.Context(), manifest.Name{Namespace: manifest.DefaultNamespace, Name: n})
+	}
+	after(15 * time.Minute)
 	defer w.stop()
 	got := slices.DeleteFunc(w.running(), func(n string) bool { return n == "foreign" })
 	if !slices.Equal(got, want) {

@@ -24,6 +24,9 @@ import (
 
 // TestMain makes the test binary a supervisor when it is executed as one.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "supervisor" && os.Args[2] == "thread" {
+		staysOnMainThread()
+	}
 	if len(os.Args) >= 5 && os.Args[1] == "supervisor" {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		cfg := Config{

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Only what this thread began is collected, and all of it.
@@ -81,4 +83,28 @@ func children(t *testing.T, pid int) string {
 		}
 	}
 	return strings.Join(all, " ")
+}
+
+// The main goroutine of a supervisor has the main thread for itself, wherever it waits.
+func TestMainThreadIsKept(t *testing.T) {
+	if out, err := exec.Command("/proc/self/exe", "supervisor", "thread").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// staysOnMainThread is a supervisor's main goroutine that waits for others again and again.
+func staysOnMainThread() {
+	for i := range 1000 {
+		done := make(chan struct{})
+		go func() {
+			time.Sleep(time.Microsecond) // so that others are looked for that can run
+			close(done)
+		}()
+		<-done
+		if unix.Gettid() != unix.Getpid() {
+			fmt.Printf("on another thread after waiting %d times\n", i+1)
+			os.Exit(1)
+		}
+	}
+	os.Exit(0)
 }

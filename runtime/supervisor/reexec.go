@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"os"
+	goruntime "runtime"
 
 	_ "github.com/opencontainers/cgroups/devices" // libcontainer sets device rules through it
 	"github.com/opencontainers/runc/libcontainer"
@@ -18,5 +19,11 @@ func init() {
 		_ = calm.Thread(calm.Usual) // the command is executed on this thread, and shall not inherit what startProcess set
 		sendNetns()
 		libcontainer.Init()
+	}
+	if len(os.Args) > 1 && os.Args[1] == "supervisor" {
+		// For each start libcontainer has a goroutine enter the mounts of the container, and ends its thread with it. The main
+		// thread cannot be ended: Go parks it for good, and it would hold those mounts as long as this process lives. So the main
+		// goroutine keeps it for itself, which has nothing else to do.
+		goruntime.LockOSThread()
 	}
 }

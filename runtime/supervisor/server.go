@@ -132,7 +132,12 @@ func run(ctx context.Context, cfg Config, ready *readyPipe) error {
 	s.rest.Worked() // what adopting took
 	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
 	defer stop()
-	s.accept(ctx)
+	accepting := make(chan struct{})
+	go func() { // not here: this goroutine has the main thread, and each call would wait for that to wake
+		defer close(accepting)
+		s.accept(ctx)
+	}()
+	<-accepting
 	s.release()
 	return nil
 }

@@ -210,9 +210,13 @@ func (c *container) spawn(spec *specs.Spec, network *connecting) error {
 	}
 	failpoint.Here("launch: process 1 is known")
 	network.started()
-	<-c.srv.starts // it only waits meanwhile, and others need not
-	<-network.done
-	c.srv.starts <- struct{}{}
+	select {
+	case <-network.done: // as nearly always
+	default:
+		<-c.srv.starts // it only waits meanwhile, and others need not
+		<-network.done
+		c.srv.starts <- struct{}{}
+	}
 	if network.err != nil {
 		return network.err
 	}

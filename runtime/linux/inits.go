@@ -124,7 +124,7 @@ func (r *Runtime) attachInit(ctx context.Context, e entry, c connection) func(ne
 		return nil
 	}
 	return func(netns *os.File) error {
-		if err := r.net.Attach(ctx, *c.lease, netns, bandwidth(e.Spec.Limits)); err != nil {
+		if err := c.attach(ctx, r.net, netns, bandwidth(e.Spec.Limits)); err != nil {
 			return err
 		}
 		return r.announceLeases(ctx)

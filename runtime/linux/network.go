@@ -34,6 +34,8 @@ func vetBridge(cidr netip.Prefix) error {
 type connection struct {
 	// Lease are its addresses on the bridge; nil without.
 	lease *network.Lease
+	// Recorded returns once the disk has the lease, or says why not: nobody is attached before.
+	recorded func() error
 	// Gateway is the bridge's end, where there is a lease.
 	gateway network.Gateway
 	// Joined is the process 1 whose network and users the container has; 0: its own.
@@ -62,11 +64,16 @@ func (r *Runtime) connect(ctx context.Context, client *supervisor.Client, e entr
 		return connection{}, nil
 	}
 	failpoint.Here("connect: no address leased")
-	lease, err := r.net.Lease(ctx, id, name, func(other runtime.ID) bool { return r.idle(ctx, client, other) })
+	lease, recorded, err := r.net.BeginLease(ctx, id, name, func(other runtime.ID) bool { return r.idle(ctx, client, other) })
 	if err != nil {
 		return connection{}, err
 	}
-	c.lease = &lease
+	c.lease, c.recorded = &lease, recorded
+	if c.joined != 0 { // it is attached already
+		if err = recorded(); err != nil {
+			return connection{}, err
+		}
+	}
 	c.gateway, err = r.net.Gateway(ctx)
 	return c, err
 }
@@ -118,13 +125,21 @@ func (r *Runtime) attach(ctx context.Context, e entry, c connection) func(netns 
 	}
 	return func(netns *os.File) error {
 		failpoint.Here("connect: not attached")
-		if err := r.net.Attach(ctx, *c.lease, netns, bandwidth(e.Spec.Limits)); err != nil {
+		if err := c.attach(ctx, r.net, netns, bandwidth(e.Spec.Limits)); err != nil {
 			return err
 		}
 		failpoint.Here("connect: attached, no port published")
 		defer r.serving.lock(e.Spec.Name)()
 		return r.follow(ctx, e.Spec.Name, e.ID)
 	}
+}
+
+// attach gives a network namespace the interface with the leased addresses.
+func (c connection) attach(ctx context.Context, bridge *network.Bridge, netns *os.File, limits network.Limits) error {
+	if err := c.recorded(); err != nil {
+		return err
+	}
+	return bridge.Attach(ctx, *c.lease, netns, limits)
 }
 
 // detach takes back what attach gave, after the start failed for which it was.

@@ -1,12 +1,14 @@
 package network_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,4 +164,42 @@ func TestAttachToAnotherUsersNamespace(t *testing.T) {
 	must(t, e.bridge.Attach(background, l, ns, network.Limits{Ingress: 50_000_000, Egress: 50_000_000}))
 	answer, err := space{file: ns}.ask(t, "tcp", netip.AddrPortFrom(b.lease.IP, 80).String(), patience)
 	want(t, "to a neighbour", answer, err, "b "+l.IP.String())
+}
+
+// Who begins a lease goes on while the disk takes it. Where the disk does not, nobody is attached with it, and the next gets it.
+func TestLeaseThatTheDiskDoesNotTake(t *testing.T) {
+	e := newEnv(t)
+	e.container("other") // there is something that can be kept from being replaced
+	name := runtime.Name{Namespace: "default", Name: "a"}
+	ns := newSpace(t)
+	must(t, e.unrecorded(func() error {
+		l, recorded, err := e.bridge.BeginLease(background, "a-1", name, nil)
+		if err != nil {
+			t.Fatalf("it waited for the disk: %v", err)
+		}
+		for range 2 {
+			if err = recorded(); !errors.Is(err, unix.EPERM) {
+				t.Errorf("said to be on record: %v", err)
+			}
+		}
+		if err = e.bridge.Attach(background, l, ns.file, network.Limits{}); err == nil {
+			t.Error("attached with addresses that nobody keeps")
+		}
+		return nil
+	}))
+	var all []network.Lease
+	for _, id := range []runtime.ID{"b-1", "b-2", "b-3"} { // at the same time, each has its own
+		l, recorded, err := e.bridge.BeginLease(background, id, runtime.Name{Namespace: "default", Name: string(id)}, nil)
+		must(t, err)
+		defer func() {
+			must(t, recorded())
+			if found, err := e.bridge.Leases(); err != nil || !slices.ContainsFunc(found, func(o network.Lease) bool { return o.ID == l.ID && o.IP == l.IP }) {
+				t.Errorf("%v is on record as %v (%v)", l, found, err)
+			}
+		}()
+		if slices.ContainsFunc(all, func(o network.Lease) bool { return o.IP == l.IP }) {
+			t.Errorf("%v beside %v", l, all)
+		}
+		all = append(all, l)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -56,15 +57,21 @@ type Gateway struct {
 
 // Gateway makes sure that the bridge is there and returns its addresses.
 func (b *Bridge) Gateway(ctx context.Context) (Gateway, error) {
-	var g Gateway
-	err := b.change(ctx, func(st *state, changed bool) (bool, error) {
-		g = Gateway{Interface: b.names.bridge, Subnet: st.Subnet, Address: gateway(st.Subnet)}
-		if st.Subnet6.IsValid() {
-			g.Subnet6, g.Address6 = st.Subnet6, gateway(st.Subnet6)
-		}
-		return changed, nil
-	})
-	return g, err
+	st, err := b.store.read()
+	if err == nil && !b.usable(&st) {
+		err = b.change(ctx, func(made *state, changed bool) (bool, error) {
+			st = *made
+			return changed, nil
+		})
+	}
+	if err != nil {
+		return Gateway{}, err
+	}
+	g := Gateway{Interface: b.names.bridge, Subnet: st.Subnet, Address: gateway(st.Subnet)}
+	if st.Subnet6.IsValid() {
+		g.Subnet6, g.Address6 = st.Subnet6, gateway(st.Subnet6)
+	}
+	return g, nil
 }
 
 // Lease gives a container its addresses: those that it has; else, at once, those of a container of the same name that is idle
@@ -72,18 +79,37 @@ func (b *Bridge) Gateway(ctx context.Context) (Gateway, error) {
 // Idle says whether a container that has addresses does not use them: it loses them then, and gets others, or the same, when
 // it asks again. Nil: every one does.
 func (b *Bridge) Lease(ctx context.Context, id runtime.ID, name runtime.Name, idle func(runtime.ID) bool) (Lease, error) {
-	w := &wanted{id: id, name: name, idle: idle}
+	l, recorded, err := b.BeginLease(ctx, id, name, idle)
+	if err == nil {
+		err = recorded()
+	}
+	return l, err
+}
+
+// BeginLease is Lease, and returns once the addresses are chosen, while the disk takes them. Recorded returns when it has them,
+// or says why not, as often as it is asked; Attach is for who has asked.
+func (b *Bridge) BeginLease(ctx context.Context, id runtime.ID, name runtime.Name, idle func(runtime.ID) bool) (l Lease, recorded func() error, err error) {
+	w := &wanted{id: id, name: name, idle: idle, chosen: make(chan Lease, 1)}
 	ctx = context.WithoutCancel(ctx) // it is for others too
-	err := b.leasing.do(w, func(all []*wanted) error { return b.lease(ctx, all) })
-	return w.lease, err
+	done := make(chan error, 1)
+	go func() {
+		done <- b.leasing.do(w, func(all []*wanted) error { return b.lease(ctx, all) })
+		close(w.chosen)
+	}()
+	l, ok := <-w.chosen
+	if !ok {
+		return Lease{}, nil, <-done
+	}
+	return l, sync.OnceValue(func() error { return <-done }), nil
 }
 
 // wanted is a lease that somebody asks for.
 type wanted struct {
-	id    runtime.ID
-	name  runtime.Name
-	idle  func(runtime.ID) bool
-	lease Lease
+	id     runtime.ID
+	name   runtime.Name
+	idle   func(runtime.ID) bool
+	lease  Lease
+	chosen chan Lease // the first, which Attach refuses where the disk did not take it and another was chosen; closed in the end
 }
 
 func (b *Bridge) lease(ctx context.Context, all []*wanted) error {
@@ -109,7 +135,16 @@ func (b *Bridge) lease(ctx context.Context, all []*wanted) error {
 		// With the lease, not with the interface: what Repair finds is never ahead of what is recorded, nor behind.
 		err := b.exchange(ctx, st, nil, sending)
 		failpoint.Here("lease: in the kernel, not recorded")
-		return changed, explain("let what is leased an address send", err)
+		if err != nil {
+			return false, explain("let what is leased an address send", err)
+		}
+		for _, w := range all {
+			select {
+			case w.chosen <- w.lease:
+			default: // tried again
+			}
+		}
+		return changed, nil
 	})
 }
 

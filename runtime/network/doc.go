@@ -11,6 +11,7 @@
 //	b.Watch(ctx), b.Repair(ctx)               // hints that somebody changed something of it, and what makes it right again
 //	b.Gateway(ctx)                            // addresses of the bridge: what resolv.conf and the DNS server need
 //	lease, err := b.Lease(ctx, id, name, idle)// the same answer for the same id, also after a restart of the server; it may send
+//	b.BeginLease(ctx, id, name, idle)         // the same, and the disk takes it meanwhile
 //	b.Attach(ctx, lease, netns, limits)       // eth0, loopback, routes, limits; netns is an open /proc/PID/ns/net
 //	b.Limit(ctx, id, limits)                  // changes limits of what is attached
 //	b.Publish(ctx, id, ports)                 // exactly these from now on, and none of others of the same name

@@ -3,15 +3,17 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // findFacts looks where this is.
 func (b *bench) findFacts(commit string) facts {
-	at := facts{date: b.began.UTC().Format(time.DateOnly), commit: commit, machine: machine(), kernel: kernel()}
+	at := facts{date: b.began.UTC().Format(time.DateOnly), commit: commit, machine: machine(), kernel: kernel(), disk: disk(b.dir)}
 	for _, p := range []struct{ program, arg string }{
 		{b.reconciler, "version"},
 		{"/usr/sbin/runc", "--version"},
@@ -61,4 +63,17 @@ func kernel() string {
 		return "unknown"
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// disk says what all keep their data on. Which ext4 and ocfs2 have a journal is told by the kernel's jbd2.
+func disk(dir string) string {
+	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil || len(found) == 0 {
+		return "the file system of " + filepath.Dir(dir)
+	}
+	text, device := found[0].FSType, filepath.Base(found[0].Source)
+	if journals, err := filepath.Glob("/proc/fs/jbd2/" + device + "-*"); err == nil && len(journals) > 0 {
+		text += " with a journal"
+	}
+	return text + " on " + device
 }

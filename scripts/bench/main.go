@@ -87,7 +87,7 @@ func fromEnvironment() (*bench, error) {
 
 // all measures, in turns: each peer in each run, so that a slow minute of the machine does not fall on one alone.
 func (b *bench) all() {
-	fmt.Printf("%s, Linux %s\n%s\n", b.facts.machine, b.facts.kernel, strings.Join(b.facts.versions, "\n"))
+	fmt.Printf("%s, Linux %s, all data on %s\n%s\n", b.facts.machine, b.facts.kernel, b.facts.disk, strings.Join(b.facts.versions, "\n"))
 	registry, err := b.startRegistry()
 	if err == nil {
 		defer func() { _ = registry.stop() }()

@@ -9,11 +9,11 @@ import (
 
 // facts say where and of what a table was made.
 type facts struct {
-	date, commit, machine, kernel string
-	versions                      []string
-	runs                          int
-	containers                    int
-	took                          string
+	date, commit, machine, kernel, disk string
+	versions                            []string
+	runs                                int
+	containers                          int
+	took                                string
 }
 
 // The generated part of the page lies between these lines.
@@ -40,7 +40,7 @@ func report(f *figures, at facts, ratios, growing []row, sizes []int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Commit %s, %s. Median of %d runs, each ratio taken within its run; in brackets the lowest and the highest. %d containers; it took %s.\n\n",
 		at.commit, at.date, at.runs, at.containers, at.took)
-	fmt.Fprintf(&b, "%s, Linux %s. %s.\n\n", at.machine, at.kernel, strings.Join(at.versions, ", "))
+	fmt.Fprintf(&b, "%s, Linux %s, all data on %s. %s.\n\n", at.machine, at.kernel, at.disk, strings.Join(at.versions, ", "))
 	b.WriteString(table(f, ratios))
 	if s := growth(f, growing, sizes); s != "" {
 		b.WriteString("\n" + s)

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"reconciler/runtime/calm"
 )
 
 // patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
@@ -29,7 +31,8 @@ type bench struct {
 	only       []string
 	began      time.Time
 	figures    *figures
-	image      string // that ours runs, in the registry
+	rest       calm.Rester // as an agent has one
+	image      string      // that ours runs, in the registry
 	facts      facts
 	outputs    int
 	said       []string // figures of this stage, for the terminal

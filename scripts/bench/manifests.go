@@ -57,7 +57,7 @@ func (b *bench) manifestsFor(n, share int) (err error) {
 		return err
 	}
 	p := planner{
-		src: src, loader: manifest.Loader{Cache: new(manifest.Cache)}, // as the agent has it
+		rest: &b.rest, src: src, loader: manifest.Loader{Cache: new(manifest.Cache)}, // as the agent has it
 		in: plan.Input{Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/etc/tokens"}}, Lowered: new(plan.Lowered)},
 	}
 	cold, steps, err := p.plan()
@@ -103,7 +103,7 @@ func (b *bench) manifestsFor(n, share int) (err error) {
 type planner struct {
 	src    *source.Source
 	loader manifest.Loader
-	rest   calm.Rester
+	rest   *calm.Rester
 	in     plan.Input
 	ids    int
 }

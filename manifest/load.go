@@ -153,10 +153,14 @@ func (ld *loading) documents(all []file) {
 		}
 		var docs []*yaml.Node
 		var err error
-		if f.kept == nil {
+		switch {
+		case f.early != nil:
+			docs, err = f.early.docs, f.early.err
+			*f.early = parsed{} // garbage once it is decoded
+		case f.kept == nil:
 			p := next()
 			docs, err = p.docs, p.err
-		} else {
+		default:
 			ld.readAgain(f)
 			docs, err = parseDocuments(f.data)
 		}

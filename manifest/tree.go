@@ -22,10 +22,11 @@ const maxPatterns = 1000
 
 // file is one YAML file of the tree.
 type file struct {
-	name string // in the repository
-	key  string // of its content; see Keyed
-	kept *kept  // what the same content came to before; nil: it is to be decoded
-	data []byte // nil where kept is there
+	name  string  // in the repository
+	key   string  // of its content; see Keyed
+	kept  *kept   // what the same content came to before; nil: it is to be decoded
+	data  []byte  // nil where kept is there
+	early *parsed // what data came to; nil: it is not parsed yet
 }
 
 // walker gathers the YAML files of a tree.
@@ -35,6 +36,7 @@ type walker struct {
 	problems *problems
 	patterns []gitignore.Pattern
 	files    []file
+	first    *headStart // nil: nothing was read
 	total    int
 	full     bool
 }
@@ -56,6 +58,9 @@ func files(tree fs.FS, dir string, cache *Cache, ps *problems) []file {
 		}
 	}
 	w.directory(dir)
+	if w.first != nil {
+		w.first.end(w.files)
+	}
 	return w.files
 }
 
@@ -119,6 +124,12 @@ func (w *walker) file(name, key string) {
 		return
 	}
 	w.files = append(w.files, f)
+	if f.kept == nil {
+		if w.first == nil {
+			w.first = newHeadStart()
+		}
+		w.first.take(len(w.files)-1, f.data)
+	}
 }
 
 func (w *walker) readIgnore(dir string) {

@@ -50,12 +50,63 @@ type parsed struct {
 // parsers is how many files are parsed at a time: with what decodes them, that keeps two to three processors busy.
 const parsers = 2
 
-// parseAhead parses the files that are not kept while those before them are decoded: parsing is two thirds of the work. next
-// returns them in order; stop ends it. What becomes of all meanwhile makes no difference.
+// maxHeadStart bounds how many files are parsed before the first is decoded: each is some dozen times as large then.
+const maxHeadStart = 1_000
+
+// headStart parses files while others are still being read: a processor that reads 10,000 from Git leaves another one idle.
+type headStart struct {
+	todo   chan []byte
+	at     []int // of what was taken, in the files
+	ending chan struct{}
+	done   chan []parsed // of what was taken, as far as it came
+}
+
+func newHeadStart() *headStart {
+	h := &headStart{todo: make(chan []byte, maxHeadStart), ending: make(chan struct{}), done: make(chan []parsed, 1)}
+	go func() {
+		var out []parsed
+		defer func() { h.done <- out }()
+		for {
+			select { // before what is still to be parsed, of which there may always be more
+			case <-h.ending:
+				return
+			default:
+			}
+			select {
+			case <-h.ending:
+				return
+			case data := <-h.todo:
+				docs, err := parseDocuments(data)
+				out = append(out, parsed{docs, err})
+			}
+		}
+	}()
+	return h
+}
+
+// take has the data of file i parsed, if it can be in time.
+func (h *headStart) take(i int, data []byte) {
+	if len(h.at) < maxHeadStart {
+		h.at = append(h.at, i)
+		h.todo <- data // never waits: there is room for all
+	}
+}
+
+// end gives files what was parsed of them. It waits for two files at most.
+func (h *headStart) end(files []file) {
+	close(h.ending)
+	out := <-h.done
+	for k := range out {
+		files[h.at[k]].early = &out[k]
+	}
+}
+
+// parseAhead parses the files that are neither kept nor parsed while those before them are decoded: parsing is two thirds of the
+// work. next returns them in order; stop ends it. What becomes of all meanwhile makes no difference.
 func parseAhead(all []file) (next func() parsed, stop func()) {
 	var todo [][]byte
 	for _, f := range all {
-		if f.kept == nil {
+		if f.kept == nil && f.early == nil {
 			todo = append(todo, f.data)
 		}
 	}

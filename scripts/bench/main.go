@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"reconciler/runtime/calm"
 )
 
 // patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
@@ -31,8 +29,7 @@ type bench struct {
 	only       []string
 	began      time.Time
 	figures    *figures
-	rest       calm.Rester // as an agent has one
-	image      string      // that ours runs, in the registry
+	image      string // that ours runs, in the registry
 	facts      facts
 	outputs    int
 	said       []string // figures of this stage, for the terminal
@@ -40,9 +37,12 @@ type bench struct {
 
 func main() {
 	var err error
-	if len(os.Args) > 3 && os.Args[1] == peak {
+	switch {
+	case len(os.Args) > 3 && os.Args[1] == peak:
 		err = runPeak(os.Args[2], os.Args[3], os.Args[4:]...)
-	} else {
+	case len(os.Args) == 6 && os.Args[1] == loadOnce:
+		err = runLoad(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
+	default:
 		err = run()
 	}
 	if err != nil {

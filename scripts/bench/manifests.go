@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +36,12 @@ func (b *bench) manifests() error {
 	return nil
 }
 
+// loadOnce is the verb of this program that measures one repository, in a process that is as fresh as an agent's.
+const loadOnce = "load"
+
+// loaded is what it prints: how long the first commit took in milliseconds, and the median of those that change one file.
+type loaded struct{ Cold, One float64 }
+
 // manifestsFor measures n manifests of which one in share is for this node.
 func (b *bench) manifestsFor(n, share int) (err error) {
 	dir := filepath.Join(b.dir, "manifests")
@@ -41,69 +49,113 @@ func (b *bench) manifestsFor(n, share int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	r, err := b.newRepository(dir)
+	self, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	text, _, err := b.do(nil, self, loadOnce, here, dir, strconv.Itoa(n), strconv.Itoa(share))
+	if err != nil {
+		return err
+	}
+	var took loaded
+	if err = json.Unmarshal([]byte(text), &took); err != nil {
+		return err
+	}
+	key, row := "scale-load", "load"
+	if share > 1 {
+		key, row = key+"-few", row+"-few"
+	}
+	b.set(key, sized(n), took.Cold)
+	b.set(key+"-one", sized(n), took.One)
+	if n == manifestSizes[len(manifestSizes)-1] {
+		b.set(row, ours, took.Cold)
+		b.set(row+"-one", ours, took.One)
+	}
+	return nil
+}
+
+// runLoad is loadOnce, for a directory of its own; root is that of this project.
+func runLoad(root, dir, n, share string) error {
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	number, err := strconv.Atoi(n)
+	if err != nil {
+		return err
+	}
+	one, err := strconv.Atoi(share)
+	if err != nil {
+		return err
+	}
+	b := &bench{dir: dir}
+	if err = b.makeHome(); err != nil {
+		return err
+	}
+	took, err := b.load(number, one)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(took)
+}
+
+// load measures in this process.
+func (b *bench) load(n, share int) (took loaded, err error) {
+	r, err := b.newRepository(b.dir)
+	if err != nil {
+		return loaded{}, err
 	}
 	files, containers, err := largest(n, share)
 	if err != nil {
-		return err
+		return loaded{}, err
 	}
 	if err = r.commitPush(files); err != nil {
-		return err
+		return loaded{}, err
 	}
-	src, err := source.Open(source.Config{URL: r.bare, StateDir: filepath.Join(dir, "state")})
+	src, err := source.Open(source.Config{URL: r.bare, StateDir: filepath.Join(b.dir, "state")})
 	if err != nil {
-		return err
+		return loaded{}, err
 	}
 	p := planner{
-		rest: &b.rest, src: src, loader: manifest.Loader{Cache: new(manifest.Cache)}, // as the agent has it
+		src: src, loader: manifest.Loader{Cache: new(manifest.Cache)}, // as the agent has it
 		in: plan.Input{Policy: plan.Policy{MaxRemove: 50, AllowSecretPath: []string{"/etc/tokens"}}, Lowered: new(plan.Lowered)},
 	}
-	cold, steps, err := p.plan()
-	if err != nil {
-		return err
+	var steps []plan.Step
+	if took.Cold, steps, err = p.plan(); err != nil {
+		return loaded{}, err
 	}
 	if len(steps) != containers {
-		return fmt.Errorf("%d steps, want %d", len(steps), containers)
+		return loaded{}, fmt.Errorf("%d steps, want %d", len(steps), containers)
 	}
 	p.carryOut(steps)
 	var one []float64
 	for i := range times {
 		name := fileOf(i % containers * share)
 		if err = r.commitPush(map[string]string{name: strings.Replace(files[name], "8080", fmt.Sprint(9000+i), 1)}); err != nil {
-			return err
+			return loaded{}, err
 		}
-		took, changed, planErr := p.plan()
+		each, changed, planErr := p.plan()
 		if planErr != nil {
-			return planErr
+			return loaded{}, planErr
 		}
 		if len(changed) != 1 {
-			return fmt.Errorf("%d steps for one change", len(changed))
+			return loaded{}, fmt.Errorf("%d steps for one change", len(changed))
 		}
-		one = append(one, took)
+		one = append(one, each)
 		p.carryOut(changed)
 	}
-	if share > 1 {
-		b.set("scale-load-few", sized(n), cold)
-		b.set("scale-load-few-one", sized(n), median(one))
-	} else {
-		b.set("scale-load", sized(n), cold)
-		b.set("scale-load-one", sized(n), median(one))
-	}
-	if n == manifestSizes[len(manifestSizes)-1] {
-		key := map[bool]string{true: "load", false: "load-few"}[share == 1]
-		b.set(key, ours, cold)
-		b.set(key+"-one", ours, median(one))
-	}
-	return nil
+	took.One = median(one)
+	return took, nil
 }
 
 // planner is what of an agent turns a commit into a plan.
 type planner struct {
 	src    *source.Source
 	loader manifest.Loader
-	rest   *calm.Rester
+	rest   calm.Rester
 	in     plan.Input
 	ids    int
 }

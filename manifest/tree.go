@@ -128,7 +128,7 @@ func (w *walker) file(name, key string) {
 		if w.first == nil {
 			w.first = newHeadStart()
 		}
-		w.first.take(len(w.files)-1, f.data)
+		w.first.take(fileData{len(w.files) - 1, f.data})
 	}
 }
 

@@ -55,49 +55,45 @@ const maxHeadStart = 1_000
 
 // headStart parses files while others are still being read: a processor that reads 10,000 from Git leaves another one idle.
 type headStart struct {
-	todo   chan []byte
-	at     []int // of what was taken, in the files
-	ending chan struct{}
-	done   chan []parsed // of what was taken, as far as it came
+	todo  chan fileData
+	taken int
+	done  chan map[int]parsed // by the place among the files
+}
+
+// fileData is what a file holds, and its place among the files.
+type fileData struct {
+	at   int
+	data []byte
 }
 
 func newHeadStart() *headStart {
-	h := &headStart{todo: make(chan []byte, maxHeadStart), ending: make(chan struct{}), done: make(chan []parsed, 1)}
+	h := &headStart{todo: make(chan fileData, maxHeadStart), done: make(chan map[int]parsed, 1)}
 	go func() {
-		var out []parsed
-		defer func() { h.done <- out }()
-		for {
-			select { // before what is still to be parsed, of which there may always be more
-			case <-h.ending:
-				return
-			default:
-			}
-			select {
-			case <-h.ending:
-				return
-			case data := <-h.todo:
-				docs, err := parseDocuments(data)
-				out = append(out, parsed{docs, err})
-			}
+		out := make(map[int]parsed)
+		for f := range h.todo {
+			docs, err := parseDocuments(f.data)
+			out[f.at] = parsed{docs, err}
 		}
+		h.done <- out
 	}()
 	return h
 }
 
-// take has the data of file i parsed, if it can be in time.
-func (h *headStart) take(i int, data []byte) {
-	if len(h.at) < maxHeadStart {
-		h.at = append(h.at, i)
-		h.todo <- data // never waits: there is room for all
+// take has a file parsed, if it can be in time.
+func (h *headStart) take(f fileData) {
+	if h.taken < maxHeadStart {
+		h.taken++
+		h.todo <- f // never waits: there is room for all
 	}
 }
 
-// end gives files what was parsed of them. It waits for two files at most.
+// end gives files what was parsed of them, once what is being parsed is.
 func (h *headStart) end(files []file) {
-	close(h.ending)
-	out := <-h.done
-	for k := range out {
-		files[h.at[k]].early = &out[k]
+	close(h.todo)
+	for range h.todo { // what was not begun
+	}
+	for at, p := range <-h.done {
+		files[at].early = &p
 	}
 }
 

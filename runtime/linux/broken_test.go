@@ -314,12 +314,8 @@ func BenchmarkListOf100(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := range 100 {
-		spec := e.sh(fmt.Sprintf("web-%d", i), "sleep 1000")
-		if _, err := e.Create(b.Context(), spec); err != nil {
-			b.Fatal(err)
-		}
+		e.start(e.sh(fmt.Sprintf("web-%d", i), "sleep 1000"))
 	}
-	e.start(e.sh("runs", "sleep 1000"))
 	for b.Loop() {
 		if _, err := e.List(b.Context()); err != nil {
 			b.Fatal(err)

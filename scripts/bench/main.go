@@ -15,7 +15,10 @@ import (
 )
 
 // patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
-const patience = 3 * time.Minute
+const patience = 90 * time.Second
+
+// attempts is how often in one run one who hangs is measured.
+const attempts = 3
 
 // errHung is wrapped where a program took longer than that.
 var errHung = errors.New("did not end in time")
@@ -34,7 +37,7 @@ type bench struct {
 	figures    *figures
 	image      string // that ours runs, in the registry
 	facts      facts
-	patience   time.Duration // patience, but in tests
+	patience   time.Duration // 0: patience; tests have less
 	outputs    int
 	said       []string // figures of this stage, for the terminal
 }
@@ -68,7 +71,7 @@ func fromEnvironment() (*bench, error) {
 	b := &bench{
 		dir: os.Getenv("BENCH_DIR"), id: os.Getenv("BENCH_ID"), reconciler: os.Getenv("BENCH_RECONCILER"), compose5: os.Getenv("BENCH_COMPOSE5"),
 		out: os.Getenv("BENCH_OUT"), raw: os.Getenv("BENCH_RAW"), only: strings.Fields(os.Getenv("BENCH_ROWS")),
-		began: time.Now(), figures: newFigures(), patience: patience,
+		began: time.Now(), figures: newFigures(),
 	}
 	if b.dir == "" || b.id == "" || b.reconciler == "" || b.out == "" || b.raw == "" {
 		return nil, errors.New("it is started by scripts/bench/run: use make bench")
@@ -126,16 +129,17 @@ func (b *bench) all() {
 }
 
 // stage measures one peer in one run, if any of its rows is wanted, and writes what there is by then. Its failure is a
-// line of the page. Who hung is measured once more, from the start, so that each row has a figure of each run.
+// line of the page. Who hung is measured again, from the start, so that each row has a figure of each run.
 func (b *bench) stage(who string, ids []string, measure func() error) {
 	if !b.wants(ids...) {
 		return
 	}
 	began := time.Now()
 	err := measure()
-	if errors.Is(err, errHung) {
-		b.figures.fail(who, b.run, fmt.Errorf("measured once more: %w", err))
-		fmt.Fprintf(os.Stderr, "bench: %s: measured once more: %v\n", who, err)
+	for try := 1; try < attempts && errors.Is(err, errHung); try++ {
+		err = fmt.Errorf("measured again: %w", err)
+		b.figures.fail(who, b.run, err)
+		fmt.Fprintf(os.Stderr, "bench: %s: %v\n", who, err)
 		b.said = nil
 		err = measure()
 	}
@@ -213,7 +217,8 @@ func (b *bench) do(env []string, name string, args ...string) (string, time.Dura
 		return "", 0, err
 	}
 	defer func() { _, _ = file.Close(), os.Remove(path) }() // nobody reads it again
-	ctx, cancel := context.WithTimeout(context.Background(), b.patience)
+	most := cmp.Or(b.patience, patience)
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.Dir = b.environment(env...), file, file, b.dir
@@ -222,7 +227,7 @@ func (b *bench) do(env []string, name string, args ...string) (string, time.Dura
 	took := time.Since(began)
 	text, readErr := os.ReadFile(path)
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w (%s)", errHung, b.patience)
+		err = fmt.Errorf("%w (%s)", errHung, most)
 	}
 	if err != nil {
 		command := strings.Join(append([]string{filepath.Base(name)}, args[:min(4, len(args))]...), " ")

@@ -25,8 +25,16 @@ func TestStageThatHangs(t *testing.T) {
 	if asked != 2 || b.figures.Values["start"][podman][3] != 2 {
 		t.Errorf("asked %d times, kept %v; want 2 times, and the figure of the second", asked, b.figures.Values["start"][podman])
 	}
-	if said := b.figures.Failed[podman]; !strings.HasPrefix(said, "run 3: measured once more: podman up: did not end in time") {
+	if said := b.figures.Failed[podman]; !strings.HasPrefix(said, "run 3: measured again: podman up: did not end in time") {
 		t.Errorf("the page says %q", said)
+	}
+	asked = 0
+	b.stage(compose1, nil, func() error {
+		asked++
+		return errHung
+	})
+	if asked != attempts {
+		t.Errorf("who always hangs was asked %d times, want %d", asked, attempts)
 	}
 	asked = 0
 	b.stage(docker, nil, func() error {
@@ -44,7 +52,7 @@ func TestDoThatHangs(t *testing.T) {
 	if _, _, err := b.do(nil, "sleep", "1000"); !errors.Is(err, errHung) {
 		t.Errorf("sleep: %v, want %v", err, errHung)
 	}
-	b.patience = patience
+	b.patience = 0
 	if _, _, err := b.do(nil, "false"); err == nil || errors.Is(err, errHung) {
 		t.Errorf("false: %v, want an error that is not about time", err)
 	}

@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// patience is how long anything may take. What hangs is a line of the page, and not the end of the rest.
-const patience = 90 * time.Second
+// patience is how long anything may take; the longest, polls once a second, takes over two minutes. What hangs is a line of the page,
+// and not the end of the rest.
+const patience = 3 * time.Minute
 
 // attempts is how often in one run one who hangs is measured.
 const attempts = 3

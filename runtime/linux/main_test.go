@@ -325,7 +325,7 @@ func (e *env) exited(id runtime.ID) runtime.Status {
 	}
 }
 
-// run runs a container to its end and returns its output, which is both streams.
+// run runs a container to its end and returns its output: stdout, then stderr. They are two pipes, and nobody knows their order.
 func (e *env) run(spec runtime.Spec) (string, runtime.Status) {
 	e.Helper()
 	id := e.start(spec)
@@ -335,15 +335,19 @@ func (e *env) run(spec runtime.Spec) (string, runtime.Status) {
 
 func (e *env) output(id runtime.ID) string {
 	e.Helper()
-	var b strings.Builder
+	var streams [2]strings.Builder
 	for entry, err := range e.Logs(e.Context(), id, supervisor.LogOptions{Current: true}) {
 		if err != nil {
 			e.Fatal(err)
 		}
+		b := &streams[0]
+		if entry.Stream == supervisor.Stderr {
+			b = &streams[1]
+		}
 		b.Write(entry.Line)
 		b.WriteByte('\n')
 	}
-	return b.String()
+	return streams[0].String() + streams[1].String()
 }
 
 func (e *env) exec(id runtime.ID, args ...string) (string, int) {

@@ -50,13 +50,17 @@ type parsed struct {
 // parsers is how many files are parsed at a time: with what decodes them, that keeps two to three processors busy.
 const parsers = 2
 
-// maxHeadStart bounds how many files are parsed before the first is decoded: each is some dozen times as large then.
-const maxHeadStart = 1_000
+// What is parsed before the first file is decoded is bounded: it is some dozen times as large then.
+const (
+	maxHeadStart     = 1_000   // files
+	maxHeadStartSize = 1 << 20 // bytes of them
+)
 
 // headStart parses files while others are still being read: a processor that reads 10,000 from Git leaves another one idle.
 type headStart struct {
 	todo  chan fileData
 	taken int
+	size  int                 // bytes of what was taken
 	done  chan map[int]parsed // by the place among the files
 }
 
@@ -81,8 +85,9 @@ func newHeadStart() *headStart {
 
 // take has a file parsed, if it can be in time.
 func (h *headStart) take(f fileData) {
-	if h.taken < maxHeadStart {
+	if h.taken < maxHeadStart && h.size+len(f.data) <= maxHeadStartSize {
 		h.taken++
+		h.size += len(f.data)
 		h.todo <- f // never waits: there is room for all
 	}
 }

@@ -18,11 +18,11 @@ import (
 // and not the end of the rest.
 const patience = 3 * time.Minute
 
-// attempts is how often in one run one who hangs is measured.
-const attempts = 3
-
 // errHung is wrapped where a program took longer than that.
 var errHung = errors.New("did not end in time")
+
+// attempts is how often in one run one who hangs is measured.
+const attempts = 3
 
 // bench is one run of all of it.
 type bench struct {
